@@ -1,0 +1,122 @@
+"""The one door to a chip: the Backend protocol, version 1.0. `native/include/datong/backend.h` has the same verbs in C.
+
+A backend written in Python implements `Backend` directly; one written in C is a shared library behind
+`backends/plugin.py`, which implements this protocol over the header. Methods are marked required or optional;
+an optional one that is missing has the default that its docstring names. Nothing here may be called from two threads at
+once for one Executable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from datong.spec.program import Node, Part, Step, Value
+
+API_VERSION = (1, 0)
+
+
+@dataclass(frozen=True)
+class Yes:
+    """The backend runs this node; `implementation` says with what (`linear_q4_avx512vnni`)."""
+
+    implementation: str = ""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class No:
+    """The backend refuses this node, and why, in words a chip engineer can act on."""
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One device of this machine. `evidence` is how we know that programs run on it (design.md §7)."""
+
+    name: str  # what the user types: `cpu`, `reference`, `npu:0`
+    description: str
+    memory_bytes: int
+    evidence: str  # measured | simulated | vendor-claimed | not run
+    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where one node ran."""
+
+    node: str
+    op: str
+    implementation: str
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """The backend's choice for its paged cache."""
+
+    block_size: int  # tokens per block
+    dtype: str  # f32 | f16 | bf16
+    bytes_per_block: int  # all layers of the part, K and V
+
+
+class Cache(Protocol):
+    """A paged K/V cache of `blocks` blocks on the device. Freed with the object."""
+
+    layout: CacheLayout
+    blocks: int
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy one block in all layers (prefix reuse, copy on write). Required."""
+
+
+class Executable(Protocol):
+    """A part, compiled and with its weights on the device."""
+
+    def create_cache(self, blocks: int) -> Cache:
+        """Allocate a cache. Required. Raises DeviceError when memory is short."""
+
+    def run(self, step: Step, cache: Cache | None, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the nodes once. Required.
+
+        `inputs` holds part inputs other than `ids`, `positions`, `rows` (those come from the step), on the host.
+        Returns every part output by name, host arrays, f32 `[T, …]` or `[R, …]`; valid until the next run.
+        """
+
+    def placement(self) -> list[Placed]:
+        """Which implementation runs each node. Required."""
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by use: `weights_mapped`, `weights_private`, `arena`. Required."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A chip's code. One object per process and name."""
+
+    name: str
+    api_version: tuple[int, int]
+
+    def devices(self) -> list[DeviceInfo]:
+        """Devices present now; empty when the backend cannot run here. Required."""
+
+    def supports(self, node: Node, values: Mapping[str, Value]) -> Yes | No:
+        """Can this node run, with these shapes, dtypes, formats and attributes? Required. No device needed."""
+
+    def fusions(self) -> frozenset[str]:
+        """Names of the fused operators (spec/ops.py, tier `fused`) that the compiler may form. Required."""
+
+    def compile(self, part: Part, package: str, options: Mapping[str, str]) -> Executable:
+        """Make a part runnable; map or upload its weights once. Required.
+
+        options: `threads`, `isa`, `cache_dtype`, `max_tokens` (largest T), `max_rows` (largest R); all optional.
+        Raises Unsupported for a node that `supports` refuses, DeviceError otherwise.
+        """

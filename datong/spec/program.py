@@ -1,0 +1,124 @@
+"""The program: what the compiler makes of a graph and a backend runs. Plain data, no tensors, JSON-able.
+
+A program works on *flattened tokens*: the T new tokens of all running sequences, one after another. Only `attention`
+(and later the state operators) looks across tokens; the sequence metadata of a `Step` tells it where. R is the number
+of token rows whose logits were asked for.
+
+    Program = parts in order;  Part = values + nodes for one backend;  weights cross as (file, offset, length)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+TOKENS = "T"  # leading dim of a value: new tokens of the step
+ROWS = "R"  # leading dim of a value: rows whose logits are wanted
+
+Attr = int | float | str | tuple[int, ...] | tuple[float, ...]
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One stored tensor of a weight: where its bytes lie."""
+
+    role: str  # spec/formats.py: codes, scale, min, super_scale, super_min
+    file: str  # relative to the package directory
+    offset: int  # bytes from the start of the file
+    length: int  # bytes
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One edge of the program.
+
+    kind: `input` (comes from the step or an earlier part), `weight`, `const` (small, held in `data`), `temp`.
+    shape: for activations the first dim is TOKENS or ROWS; weights have plain ints, the *logical* `[out, in]`.
+    """
+
+    name: str
+    kind: str
+    dtype: str  # f32, i64 …; for a weight the dtype that it stands for: f32
+    shape: tuple[Dim, ...]
+    format: str = ""  # weight: key into spec.formats.BY_NAME
+    pieces: tuple[Piece, ...] = ()
+    data: tuple[float, ...] | tuple[int, ...] = ()  # const, row-major
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator call. An absent optional input is the empty string."""
+
+    op: str
+    name: str  # unique; names of the graph nodes it came from, for people
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Attr] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """K/V of one attention layer: `kind` is `full` or `window`; dims are per token."""
+
+    layer: int
+    kind: str
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    window: int = 0  # tokens; 0: unlimited
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a temp lives: `arena` TOKENS or ROWS; address = offset * capacity(arena). Bytes per leading unit."""
+
+    arena: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of nodes for one backend."""
+
+    backend: str
+    values: Mapping[str, Value]
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]  # `ids` [T] i64, `positions` [T] i64, `rows` [R] i64, or outputs of earlier parts
+    outputs: tuple[str, ...]
+    caches: tuple[CacheSpec, ...]  # of the attention nodes in this part, by layer
+    slots: Mapping[str, Slot] = field(default_factory=dict)  # temps and outputs; from compiler/memory.py
+    arena_bytes: Mapping[str, int] = field(default_factory=dict)  # arena -> bytes per leading unit
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled package."""
+
+    package: str  # absolute directory that Piece.file is relative to
+    parts: tuple[Part, ...]
+    vocab_size: int
+    context_length: int
+    refusals: tuple[tuple[str, str, str], ...] = ()  # (backend, node, reason): every No on the way
+
+
+@dataclass
+class Step:
+    """The T new tokens of S sequences, and what attention must know of them. All arrays C-contiguous.
+
+    Tokens of sequence s are rows query_starts[s] : query_starts[s+1]; its cache holds context_lens[s] tokens *after*
+    this step, so the first new token has position context_lens[s] - (number of its new tokens) when positions run from 0.
+    Token at position p lies in block block_tables[s, p // block_size], slot p % block_size.
+    """
+
+    ids: np.ndarray  # [T] i64
+    positions: np.ndarray  # [T] i64
+    query_starts: np.ndarray  # [S + 1] i64
+    context_lens: np.ndarray  # [S] i64
+    block_tables: np.ndarray  # [S, M] i32; unused entries -1
+    rows: np.ndarray  # [R] i64, tokens whose logits are wanted; R may be 0
