@@ -1,0 +1,69 @@
+"""Where each weight of a checkpoint lies, under its Hugging Face name: what model builders see of a checkpoint.
+
+Both sources end here: a Hugging Face directory (tensors stay where they are) and a GGUF file (tensors *will* lie in
+the package's own `model.safetensors`; their place is known before their bytes are written).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from datong.dtypes import DType
+from datong.errors import CheckpointError
+from datong.spec.formats import Format
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a safetensors file of the package. For 4-bit dtypes `shape` counts values, `length` bytes."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    file: str  # relative to the package directory
+    offset: int  # from the start of the file
+    length: int
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A matrix or vector with its format. Plain weights of any rank have the one piece `codes`."""
+
+    name: str
+    format: Format
+    shape: tuple[int, ...]  # logical
+    pieces: dict[str, StoredTensor]
+
+
+@dataclass
+class WeightMap:
+    """Weights by name; remembers which were taken, so that nothing is left over unseen."""
+
+    weights: dict[str, Weight]
+    taken: set[str] = field(default_factory=set)
+    ignored: dict[str, str] = field(default_factory=dict)  # name -> reason
+
+    def has(self, name: str) -> bool:
+        """Is there such a weight? Does not count as use."""
+        return name in self.weights
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Weight:
+        """The weight `name`, whose logical shape must be `shape`. Raises CheckpointError when missing or different."""
+        weight = self.weights.get(name)
+        if weight is None:
+            raise CheckpointError("import", f"tensor `{name}` {list(shape)} is not in the checkpoint")
+        if weight.shape != shape:
+            raise CheckpointError(
+                "import", f"tensor `{name}` should have shape {list(shape)}, the checkpoint has {list(weight.shape)}"
+            )
+        self.taken.add(name)
+        return weight
+
+    def ignore(self, match: Callable[[str], bool], reason: str) -> None:
+        """Mark tensors that the model does not need, with the reason that `inspect` shows."""
+        self.ignored.update({name: reason for name in self.weights if match(name) and name not in self.taken})
+
+    def left_over(self) -> Iterator[str]:
+        """Names neither taken nor ignored; an import with any is refused."""
+        return (n for n in self.weights if n not in self.taken and n not in self.ignored)

@@ -1,0 +1,76 @@
+"""The operator set, version 1: one row per operator. A candidate, ours; no published standard is claimed.
+
+Shapes: T tokens of all sequences (or R of them, after `take_rows`), `n` any width, `D` head size, `Hq`/`Hkv` heads.
+All activations are f32; a weight has any format of spec/formats.py. A trailing `?` marks an optional input.
+`reference.py` holds the NumPy definition under the same name; `tolerance.py` the bound per class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+OPSET_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row: what the operator takes, gives and means."""
+
+    name: str
+    tier: str  # core: a chip needs it; fused: a backend may claim it
+    inputs: tuple[str, ...]  # `name[shape] dtype`, `?` = optional, `*` = one or more
+    outputs: tuple[str, ...]
+    attrs: dict[str, str] = field(default_factory=dict)  # name -> type and meaning
+    meaning: str = ""
+    onnx: str = ""  # the stock form in graph.onnx
+    tolerance: str = "f32"  # class in tolerance.py
+
+
+CORE = (
+    Op("embedding", "core", ("ids[T] i64", "weight[vocab,n] format"), ("y[T,n] f32",),
+       meaning="y[t] = weight[ids[t]], dequantised", onnx="Gather-13 on the (dequantised) matrix", tolerance="exact"),
+    Op("linear", "core", ("x[T,in] f32", "weight[out,in] format", "bias[out]? plain"), ("y[T,out] f32",),
+       meaning="y = x @ weight.T + bias", onnx="Transpose-25 + MatMul-13 (+ Add-14)", tolerance="linear"),
+    Op("rms_norm", "core", ("x[T,n] f32", "weight[D] plain"), ("y[T,n] f32",),
+       {"eps": "float > 0", "offset": "float, added to the weight: 0 or 1"},
+       "per group of D (D divides n): y = x / sqrt(mean(x^2) + eps) * (weight + offset)", "RMSNormalization-23"),
+    Op("rope_table", "core", ("positions[T] i64", "inv_freq[D/2] f32 const"), ("cos[T,D/2] f32", "sin[T,D/2] f32"),
+       {"scale": "float; multiplies both (yarn's attention factor)"},
+       "angle = positions * inv_freq in f32; cos = cos(angle) * scale", "Cast, Unsqueeze, Mul, Cos, Sin (, Mul)"),
+    Op("rope", "core", ("x[T,H*D] f32", "cos[T,r/2] f32", "sin[T,r/2] f32"), ("y[T,H*D] f32",),
+       {"num_heads": "int H", "interleaved": "int 0: pairs (i, i+r/2); 1: pairs (2i, 2i+1)"},
+       "rotates the first r channels of each head, the rest pass", "RotaryEmbedding-23, packed 3-D, no position_ids"),
+    Op("attention", "core", ("q[T,Hq*D] f32", "k[T,Hkv*D] f32", "v[T,Hkv*Dv] f32"), ("y[T,Hq*Dv] f32",),
+       {"layer": "int, index of the cache", "num_heads": "int Hq", "num_kv_heads": "int Hkv", "scale": "float",
+        "window": "int; query i sees keys j with i - j < window; 0: all", "softcap": "float; 0: none"},
+       "write k, v of the new tokens into the paged cache, then causal GQA over each sequence's own cache",
+       "Attention-25 with past/present, is_causal=1, left_window_size = window - 1", "attention"),
+    Op("glu", "core", ("gate[T,n] f32", "up[T,n] f32"), ("y[T,n] f32",), {"kind": "str: silu"},
+       "y = silu(gate) * up", "Mul(Mul(gate, Sigmoid(gate)), up)"),
+    Op("add", "core", ("a[T,n] f32", "b[T,n] f32"), ("y[T,n] f32",), meaning="y = a + b", onnx="Add-14",
+       tolerance="exact"),
+    Op("mul", "core", ("a[T,n] f32", "b[T,n] f32"), ("y[T,n] f32",), meaning="y = a * b", onnx="Mul-14",
+       tolerance="exact"),
+    Op("sigmoid", "core", ("x[T,n] f32",), ("y[T,n] f32",), meaning="y = 1 / (1 + exp(-x))", onnx="Sigmoid-13"),
+    Op("slice", "core", ("x[T,n] f32",), ("y[T,n/group*length] f32",),
+       {"group": "int, divides n", "start": "int", "length": "int; start + length <= group"},
+       "view x as [T, n/group, group], keep [start : start+length] of the last axis, flatten",
+       "Reshape + Slice-13 + Reshape", "exact"),
+    Op("take_rows", "core", ("x[T,n] f32", "rows[R] i64"), ("y[R,n] f32",),
+       meaning="y[r] = x[rows[r]]; the compiler's, so that logits are computed only where asked", onnx="Gather-13",
+       tolerance="exact"),
+)  # fmt: skip
+
+FUSED = (
+    Op("add_rms_norm", "fused", ("a[T,n] f32", "b[T,n] f32", "weight[n] plain"), ("sum[T,n] f32", "y[T,n] f32"),
+       {"eps": "float > 0", "offset": "float"}, "sum = a + b; y = rms_norm(sum, weight)", "add, rms_norm"),
+    Op("linear_multi", "fused", ("x[T,in] f32", "weight[out_i,in] format *", "bias[out_i]? plain *"),
+       ("y_i[T,out_i] f32 *",), {"count": "int N; inputs are x, N weights, N biases (absent: '')"},
+       "N linears that share their input (q, k, v)", "linear x N", "linear"),
+    Op("linear_glu", "fused", ("x[T,in] f32", "gate[n,in] format", "up[n,in] format"), ("y[T,n] f32",),
+       {"kind": "str: silu"}, "y = silu(x @ gate.T) * (x @ up.T)", "linear x 2, glu", "linear"),
+    Op("linear_add", "fused", ("x[T,in] f32", "weight[out,in] format", "residual[T,out] f32", "bias[out]? plain"),
+       ("y[T,out] f32",), meaning="y = x @ weight.T + bias + residual", onnx="linear, add", tolerance="linear"),
+)  # fmt: skip
+
+OPS: dict[str, Op] = {op.name: op for op in (*CORE, *FUSED)}
