@@ -18,6 +18,7 @@
     │   ├── AbiMismatch              plug-in speaks another major version
     │   └── DeviceError              the backend reported an error while running
     ├── RuntimeFault                 a request could not be carried out
+    │   ├── InvalidRequest           a parameter of the request is out of its range
     │   ├── OutOfBlocks              the KV cache is full
     │   ├── ContextOverflow          prompt plus answer do not fit the context
     │   ├── TemplateError            a chat template loops, or reaches for what it may not
@@ -116,6 +117,10 @@ class DeviceError(BackendError):
 
 class RuntimeFault(DatongError):
     """A request could not be carried out."""
+
+
+class InvalidRequest(RuntimeFault):
+    """A parameter of the request is out of its range."""
 
 
 class OutOfBlocks(RuntimeFault):
