@@ -1,0 +1,1 @@
+"""GGUF files: reader -> metadata, names, blocks, tokenizer -> Imported."""
