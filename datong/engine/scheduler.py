@@ -1,0 +1,150 @@
+"""Which tokens of which sequences run in the next step. Pure Python, no tensors.
+
+Rules of one step, in this order:
+
+1. Every sequence that waits for its next token only (decode) runs: one token each, oldest first. If one needs a block
+   and none is left, the youngest running sequence is preempted: it gives its blocks back and starts again later, its
+   tokens kept (recompute).
+2. Sequences in the middle of their prompt share what is left of `max_tokens` equally, oldest first (chunked prefill).
+3. Waiting sequences are admitted in order of arrival while there are blocks for all their tokens and one block more per
+   running sequence, so that admission does not at once cause a preemption.
+
+At most half of `max_tokens` and of `max_rows` can go to decodes, so prompts always advance; the oldest sequence is
+never preempted for a younger one, so everything ends.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass
+
+from datong.engine.blocks import ROOT, BlockPool
+from datong.engine.sequence import Sequence, State
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """`count` new tokens of one sequence; the logits of the last `rows` of them are wanted."""
+
+    sequence: Sequence
+    count: int
+    rows: int
+
+
+class Scheduler:
+    """Continuous batching over one block pool."""
+
+    def __init__(self, pool: BlockPool, *, max_tokens: int = 512, max_rows: int = 64, max_sequences: int = 64) -> None:
+        self.pool, self.max_tokens, self.max_rows = pool, max_tokens, max_rows
+        self.max_sequences = max(1, min(max_sequences, max_tokens // 2, max_rows // 2))
+        self.waiting: list[Sequence] = []  # by arrival
+        self.running: list[Sequence] = []  # by arrival
+        self.preemptions = 0
+        self._arrivals = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence. `sequence.limit` must fit the whole pool."""
+        sequence.arrival, self._arrivals = self._arrivals, self._arrivals + 1
+        sequence.state = State.WAITING
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Finish or cancel: return everything that it holds. Harmless when repeated."""
+        if sequence.state is State.RUNNING:
+            self.running.remove(sequence)
+            self._drop_blocks(sequence)
+        elif sequence.state is State.WAITING and sequence in self.waiting:
+            self.waiting.remove(sequence)
+        sequence.state = State.FINISHED
+
+    def schedule(self) -> list[Work]:
+        """Choose the next step's tokens; empty only when there is nothing to do."""
+        work: list[Work] = []
+        self._decodes(work)
+        tokens = self.max_tokens - len(work)
+        rows = self.max_rows - len(work)
+        tokens, rows = self._prefills([s for s in self.running if s.pending > 1 or s.score], work, tokens, rows)
+        self._prefills(self._admit(tokens), work, tokens, rows)
+        return work
+
+    def advance(self, work: Work) -> None:
+        """Record that `work` ran: its tokens are in the cache, its full blocks can be shared."""
+        sequence, pool = work.sequence, self.pool
+        sequence.computed += work.count
+        size = pool.block_size
+        done = len(sequence.chain)
+        while pool.reuse and (done + 1) * size <= sequence.computed:
+            parent = sequence.chain[-1] if sequence.chain else ROOT
+            tokens = sequence.tokens[done * size : (done + 1) * size]
+            sequence.chain.append(pool.publish(parent, tokens, sequence.blocks[done]))
+            done += 1
+
+    def _decodes(self, work: list[Work]) -> None:
+        """Rule 1."""
+        for sequence in list(self.running):
+            if sequence.state is not State.RUNNING or sequence.score or len(sequence.tokens) - sequence.computed != 1:
+                continue
+            if len(sequence.blocks) * self.pool.block_size < len(sequence.tokens) and not self._grow(sequence):
+                continue
+            work.append(Work(sequence, 1, 1))
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """One block more, by preemption if need be. False: `sequence` itself was the youngest and had to go."""
+        while not self.pool.available:
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        sequence.blocks.append(self.pool.take())
+        return True
+
+    def _preempt(self, victim: Sequence) -> None:
+        self.running.remove(victim)
+        self._drop_blocks(victim)
+        victim.computed, victim.state = 0, State.WAITING
+        insort(self.waiting, victim, key=lambda s: s.arrival)
+        self.preemptions += 1
+
+    def _prefills(self, sequences: list[Sequence], work: list[Work], tokens: int, rows: int) -> tuple[int, int]:
+        """Rules 2 and 3: give each an equal share of the remaining tokens; what one leaves goes to the next."""
+        for left, sequence in zip(range(len(sequences), 0, -1), sequences, strict=True):
+            count = min(-(-tokens // left), sequence.pending)
+            wanted = 0
+            if sequence.score:
+                skip = max(0, sequence.scored - sequence.computed)  # computed again after a preemption
+                count = min(count, skip + rows)
+                wanted = max(0, count - skip)
+            elif count == sequence.pending:
+                wanted = min(rows, 1)
+                count -= 1 - wanted
+            if count > 0:
+                work.append(Work(sequence, count, wanted))
+                tokens, rows = tokens - count, rows - wanted
+        return tokens, rows
+
+    def _admit(self, tokens: int) -> list[Sequence]:
+        """Rule 3: move waiting sequences to the running ones and give them the blocks of all their tokens."""
+        admitted: list[Sequence] = []
+        while self.waiting and len(self.running) < self.max_sequences and len(admitted) < tokens:
+            sequence = self.waiting[0]
+            blocks: list[int] = []
+            if not sequence.score:  # the last token must run, its logits are wanted
+                blocks, sequence.chain = self.pool.match(sequence.tokens, len(sequence.tokens) - 1)
+            missing = self.pool.needed(len(sequence.tokens)) - len(blocks)
+            if missing + len(self.running) > self.pool.available:
+                self.pool.release(blocks)
+                sequence.chain = []
+                break
+            del self.waiting[0]
+            sequence.blocks = blocks + [self.pool.take() for _ in range(missing)]
+            sequence.computed = len(sequence.chain) * self.pool.block_size
+            if sequence.cached < 0:
+                sequence.cached = sequence.computed
+            sequence.state = State.RUNNING
+            insort(self.running, sequence, key=lambda s: s.arrival)
+            admitted.append(sequence)
+        return admitted
+
+    def _drop_blocks(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.blocks)
+        sequence.blocks, sequence.chain, sequence.table = [], [], None
