@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class DType:
         return (elements * self.bits + 7) // 8
 
 
-def _row(name: str, bits: int, onnx: int, c: int, safetensors: str, numpy: object) -> DType:
+def _row(name: str, bits: int, onnx: int, c: int, safetensors: str, numpy: npt.DTypeLike) -> DType:
     return DType(name, bits, onnx, c, safetensors, np.dtype(numpy))
 
 
