@@ -137,12 +137,12 @@ def stream_piece(file: GgufFile, tensor: GgufTensor, piece: str, order: Rows | N
 
     Args:
         file:   the open file that holds the tensor.
-        tensor: of a type in PIECES; rows are its last dim.
+        tensor: of a type in PIECES; the values of a vector count as rows.
         piece:  one of `tensor.type.format.pieces`.
         order:  [rows]; row i of the result is row `order[i]` of the file. None: as they lie.
     """
     take, kind = PIECES[tensor.type.name][piece], tensor.type
-    blocks = tensor.shape[-1] // kind.block
+    blocks = tensor.shape[-1] // kind.block if len(tensor.shape) > 1 else 1
     raw = np.frombuffer(file.data, np.uint8, tensor.length, tensor.offset).reshape(-1, blocks, kind.nbytes)
     step = max(1, CHUNK // (blocks * kind.nbytes))
     for start in range(0, len(raw), step):

@@ -21,7 +21,7 @@ from datong.errors import CheckpointError
 MAX_STRINGS = 1 << 22
 MAX_KEY = 65_535  # bytes; the limit that the format states
 
-STRING, ARRAY, BOOL = 8, 9, 7
+FLOAT, BOOL, STRING, ARRAY = 6, 7, 8, 9
 # value type -> struct code; 64-bit types come last in the format's own numbering
 SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d",
@@ -90,6 +90,8 @@ class Cursor:
         if kind not in SCALARS:
             raise self.fail(f"the type of `{key}` should be 0 to 12, it is {kind}")
         value = self.scalar(SCALARS[kind], f"the value of `{key}`")
+        if kind == FLOAT:  # the shortest decimal of the same f32: 1e-05, not 9.999999747378752e-06
+            return float(str(np.float32(value)))
         return bool(value) if kind == BOOL else value
 
     def _array(self, key: str) -> Strings | npt.NDArray[np.generic]:
