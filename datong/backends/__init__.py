@@ -1,0 +1,1 @@
+"""Who executes a program: one folder per backend, each behind the protocol of spec/backend.py."""

@@ -1,0 +1,131 @@
+"""Parts made by hand, with random weights in a real file: what the op cases run, and what tests of backends use.
+
+    with PartBuilder(seed=1) as b:
+        x = b.input("x", (TOKENS, 64))
+        y = b.node("linear", [x, b.weight("w", "q4_0", (8, 64))], [("y", (TOKENS, 8))])
+        part = b.part([y])
+
+Weights are random *codes* and scales, not quantised numbers: every code of a format occurs, no quantiser is needed.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datong import dtypes
+from datong.spec import formats
+from datong.spec.formats import Format
+from datong.spec.program import Attr, CacheSpec, Dim, Node, Part, Piece, Value
+from datong.spec.reference import dequantise
+
+Array = NDArray[Any]
+
+FILE = "model.safetensors"  # a bare run of bytes here: backends read offsets, not headers
+
+
+class PartBuilder:
+    """Collects values, nodes and weights; the weights lie in `FILE` of a temporary directory until `close`."""
+
+    def __init__(self, seed: int, backend: str = "") -> None:
+        self.rng = np.random.default_rng(seed)
+        self.backend = backend
+        self.values: dict[str, Value] = {}
+        self.nodes: list[Node] = []
+        self.caches: list[CacheSpec] = []
+        self.arrays: dict[str, Array] = {}  # what each weight stands for, f32
+        self._bytes = bytearray(b"\0" * 3)  # an odd start: pieces need not be aligned
+        self._directory = tempfile.TemporaryDirectory(prefix="datong-part-")
+
+    def __enter__(self) -> PartBuilder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._directory.cleanup()
+
+    def input(self, name: str, shape: tuple[Dim, ...], dtype: str = "f32") -> str:
+        """Declare a part input."""
+        self.values[name] = Value(name, "input", dtype, shape)
+        return name
+
+    def const(self, name: str, array: Array) -> str:
+        """Declare a constant, f32 or i64."""
+        dtype = "i64" if array.dtype == np.int64 else "f32"
+        self.values[name] = Value(name, "const", dtype, array.shape, data=tuple(array.reshape(-1).tolist()))
+        return name
+
+    def weight(self, name: str, fmt: str, shape: tuple[int, ...], size: float = 1.0) -> str:
+        """Append a random weight of about `size` to the file."""
+        row, pieces = formats.BY_NAME[fmt], []
+        stored = random_pieces(row, shape, size, self.rng)
+        for role, array in stored.items():
+            piece_shape = row.piece_shape(role, *shape) if row.block else shape
+            pieces.append(
+                Piece(role, FILE, len(self._bytes), array.nbytes, row.piece_dtype(role).name, tuple(piece_shape))
+            )
+            self._bytes += array.tobytes()
+        self.arrays[name] = dequantise(row, stored)
+        self.values[name] = Value(name, "weight", "f32", shape, fmt, tuple(pieces))
+        return name
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        outputs: Sequence[tuple[str, tuple[Dim, ...]]],
+        attrs: Mapping[str, Attr] | None = None,
+    ) -> str:
+        """Append a node; returns its first output."""
+        for name, shape in outputs:
+            self.values[name] = Value(name, "temp", "f32", shape)
+        names = tuple(name for name, _ in outputs)
+        self.nodes.append(Node(op, f"{op}_{len(self.nodes)}", tuple(inputs), names, dict(attrs or {})))
+        return names[0]
+
+    def part(self, outputs: Sequence[str]) -> Part:
+        """The part; writes the weights."""
+        (Path(self.package) / FILE).write_bytes(bytes(self._bytes) + b"\0")
+        inputs = tuple(name for name, v in self.values.items() if v.kind == "input")
+        return Part(self.backend, self.values, tuple(self.nodes), inputs, tuple(outputs), tuple(self.caches))
+
+    @property
+    def package(self) -> str:
+        """The directory that pieces are relative to."""
+        return self._directory.name
+
+
+def random_pieces(fmt: Format, shape: tuple[int, ...], size: float, rng: np.random.Generator) -> dict[str, Array]:
+    """Random stored arrays of one weight, whose values have a standard deviation of about `size`."""
+    if not fmt.block:
+        return {"codes": (rng.standard_normal(shape) * size).astype(fmt.codes.numpy)}
+    return {role: _random_piece(fmt, role, fmt.piece_shape(role, *shape), size, rng) for role in fmt.pieces}
+
+
+# Largest code magnitude that GGUF's quantisers produce in each format: the widened ones do not use all 8 bits.
+_CODES = {"q4_0": (-8, 7), "q4_1": (0, 15), "q5_0": (-16, 15), "q5_1": (0, 31), "q8_0": (-127, 127)}
+_CODES |= {"q4_k": (0, 15), "q5_k": (0, 31), "q6_k": (-32, 31)}
+
+
+def _random_piece(fmt: Format, role: str, shape: tuple[int, ...], size: float, rng: np.random.Generator) -> Array:
+    low, high = _CODES[fmt.name]
+    step = size / math.sqrt(((high - low + 1) ** 2 - 1) / 12)  # of a uniform code of unit scale
+    middle = (low + high) / 2 if fmt.has_min else 0.0
+    if role == "codes":
+        codes = rng.integers(low, high + 1, shape)
+        if fmt.codes.bits == 8:
+            return codes.astype(fmt.codes.numpy)
+        nibbles = (codes & 0xF).astype(np.uint8)
+        return nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+    dtype = fmt.piece_dtype(role)
+    spread = rng.uniform(0.5, 1.5, shape)
+    if dtype is not dtypes.F16:  # 6-bit scales and mins of a K format; 8-bit signed ones in q6_k
+        return rng.integers(-100 if dtype is dtypes.I8 else 1, 64, shape).astype(dtype.numpy)
+    per_code = 32 if fmt.super_block else 1
+    factor = step / per_code * (1 if role.endswith("scale") else -middle * fmt.min_sign)
+    return (spread * factor).astype(np.float16)

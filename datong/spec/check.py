@@ -1,0 +1,389 @@
+"""Does a program obey the rows of ops.py? Every broken rule is a VerifyError that names the node.
+
+The rows are read as text, so nothing is said twice: `x[T,H*D] f32`, `bias[out]? plain`, `weight[out_i,in] format *`.
+A dim is a product or quotient of symbols; symbols are bound by attributes (`int H`, or by the attribute's own name) and
+by solving for the one unknown. What a row says in words (D divides n) is in `_RULES` below.
+
+Also `check_step`: the metadata of a step against itself and the cache, which every backend may rely on after it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from datong.errors import DeviceError, DtypeError, ShapeError, VerifyError
+from datong.spec import formats
+from datong.spec.ops import OPS, Op
+from datong.spec.program import ROWS, TOKENS, Attr, Dim, Node, Part, Step, Value
+
+Bound = dict[str, Dim]  # symbol of a row -> what it is in this node
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One parsed input or output of a row."""
+
+    name: str
+    dims: tuple[str, ...]
+    kind: str  # f32 | i64 | format (a weight of any format) | plain (a weight of a plain format)
+    optional: bool
+    repeated: bool
+    const: bool
+
+
+_OPERAND = re.compile(r"(?P<name>\w+)\[(?P<dims>[^\]]*)\](?P<optional>\?)? ?(?P<kind>f32|i64|format|plain)(?P<rest>.*)")
+_ATTR = re.compile(r"(?P<type>int|float|str)(?: (?P<symbol>[A-Za-z]\w*))?")
+
+
+@cache
+def operand(text: str) -> Operand:
+    """Parse one operand of a row. A row that cannot be parsed is our bug, met by the tests of this file."""
+    m = _OPERAND.fullmatch(text)
+    if m is None:
+        raise VerifyError("spec", f"operand `{text}` of ops.py cannot be read")
+    dims = tuple(d.strip() for d in m["dims"].split(","))
+    return Operand(m["name"], dims, m["kind"], bool(m["optional"]), "*" in m["rest"], "const" in m["rest"])
+
+
+def operands(op: Op, count: int = 1) -> tuple[list[Operand], list[Operand]]:
+    """Inputs and outputs of a row with each `*` operand written out `count` times: out_i becomes out_0, out_1."""
+
+    def numbered(o: Operand, i: int) -> Operand:
+        return replace(o, dims=tuple(re.sub(r"_i$", f"_{i}", d) for d in o.dims))
+
+    def expand(texts: tuple[str, ...]) -> list[Operand]:
+        return [numbered(o, i) for o in map(operand, texts) for i in range(count if o.repeated else 1)]
+
+    return expand(op.inputs), expand(op.outputs)
+
+
+def _fail(node: Node, message: str, hint: str | None = None) -> VerifyError:
+    return VerifyError("verify", f"node `{node.name}` ({node.op}): {message}", hint)
+
+
+# ---- one node ---------------------------------------------------------------------------------------------------
+
+
+def check_node(node: Node, values: Mapping[str, Value]) -> None:
+    """Check one node against its row: operator, attributes, operands, dtypes, shapes. Raises VerifyError."""
+    op = OPS.get(node.op)
+    if op is None:
+        raise _fail(node, "no such operator", f"operators are {', '.join(OPS)}")
+    bound = _check_attrs(op, node)
+    inputs, outputs = operands(op, _int(bound, "count") if "count" in op.attrs else 1)
+    required = max((i + 1 for i, o in enumerate(inputs) if not o.optional), default=0)
+    if not required <= len(node.inputs) <= len(inputs):
+        wanted = str(required) if required == len(inputs) else f"{required} to {len(inputs)}"
+        raise _fail(node, f"takes {wanted} inputs, has {len(node.inputs)}")
+    if len(node.outputs) != len(outputs):
+        raise _fail(node, f"gives {len(outputs)} outputs, has {len(node.outputs)}")
+    seen = list(zip(inputs, node.inputs, strict=False)) + list(zip(outputs, node.outputs, strict=True))
+    for index, (wanted_operand, name) in enumerate(seen):
+        if not name:
+            if not wanted_operand.optional:
+                raise _fail(node, f"`{wanted_operand.name}` is required, it is absent")
+            continue
+        if name not in values:
+            raise _fail(node, f"`{wanted_operand.name}` is `{name}`, which is not a value of the part")
+        value = values[name]
+        _check_kind(node, wanted_operand, value, is_output=index >= len(node.inputs))
+        _check_shape(node, wanted_operand, value, bound)
+    for holds, text in _RULES.get(node.op, ()):
+        if not holds(bound, node.attrs):
+            raise _fail(node, f"{text}, here {_facts(text, bound, node.attrs)}")
+
+
+def _check_attrs(op: Op, node: Node) -> Bound:
+    """Attributes present, known, of their type and in range; returns the symbols that they bind."""
+    bound: Bound = {}
+    if unknown := sorted(set(node.attrs) - set(op.attrs)):
+        raise _fail(node, f"attribute `{unknown[0]}` is not in the row", f"the row has {', '.join(op.attrs) or 'none'}")
+    for name, text in op.attrs.items():
+        m = _ATTR.match(text)
+        if m is None:
+            raise VerifyError("spec", f"attribute `{name}` of `{op.name}` in ops.py has no type")
+        if name not in node.attrs:
+            raise _fail(node, f"attribute `{name}` ({text}) is missing")
+        value = node.attrs[name]
+        types = {"int": (int,), "float": (int, float), "str": (str,)}[m["type"]]
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise _fail(node, f"attribute `{name}` should be {m['type']}, is `{value!r}`")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _fail(node, f"attribute `{name}` should be finite, is {value}")
+        if isinstance(value, int | float) and text.startswith("float > 0") and value <= 0:
+            raise _fail(node, f"attribute `{name}` should be > 0, is {value}")
+        if isinstance(value, int) and m["type"] == "int":
+            bound[name] = value
+            if m["symbol"]:
+                bound[m["symbol"]] = value
+                if value < 1:
+                    raise _fail(node, f"attribute `{name}` should be >= 1, is {value}")
+    return bound
+
+
+def _check_kind(node: Node, wanted: Operand, value: Value, *, is_output: bool) -> None:
+    """Kind, dtype and format of one operand."""
+    if is_output and value.kind != "temp":
+        raise _fail(node, f"writes `{value.name}`, which is a {value.kind}")
+    if wanted.kind in ("format", "plain"):
+        plain_const = wanted.kind == "plain" and value.kind == "const" and value.dtype == "f32"
+        if value.kind != "weight" and not plain_const:
+            raise _fail(node, f"`{wanted.name}` should be a weight, `{value.name}` is a {value.kind}")
+        if value.kind == "weight":
+            _check_weight(node, value, plain=wanted.kind == "plain")
+        return
+    if value.kind == "weight":
+        raise _fail(node, f"`{wanted.name}` should be {wanted.kind}, `{value.name}` is a weight")
+    if wanted.const and value.kind != "const":
+        raise _fail(node, f"`{wanted.name}` should be a constant, `{value.name}` is a {value.kind}")
+    if value.dtype != wanted.kind:
+        raise _fail(node, f"`{wanted.name}` should be {wanted.kind}, `{value.name}` is {value.dtype}")
+
+
+def _check_weight(node: Node, value: Value, *, plain: bool) -> None:
+    """Format known, pieces complete and of the dtype, shape and length that the format asks for."""
+    fmt = formats.BY_NAME.get(value.format)
+    if fmt is None:
+        raise _fail(node, f"weight `{value.name}` has the unknown format `{value.format}`")
+    shape = tuple(int(d) for d in value.shape if not isinstance(d, str))
+    if len(shape) != len(value.shape) or min(shape, default=0) < 1:
+        raise _fail(node, f"weight `{value.name}` should have a fixed shape, has {list(value.shape)}")
+    if fmt.block:
+        if plain:
+            raise _fail(node, f"weight `{value.name}` should be f32, f16 or bf16, is {fmt.name}")
+        unit = fmt.super_block or fmt.block
+        if len(shape) != 2 or shape[1] % unit:
+            raise _fail(node, f"weight `{value.name}` ({fmt.name}) should be [out, k * {unit}], is {list(shape)}")
+    if tuple(p.role for p in value.pieces) != fmt.pieces:
+        got = [p.role for p in value.pieces]
+        raise _fail(node, f"weight `{value.name}` ({fmt.name}) should have pieces {list(fmt.pieces)}, has {got}")
+    for piece in value.pieces:
+        stored = fmt.piece_shape(piece.role, *shape) if fmt.block else shape
+        dtype = fmt.piece_dtype(piece.role)
+        wanted = (dtype.name, tuple(stored), dtype.nbytes(math.prod(stored)))
+        if (piece.dtype, tuple(piece.shape), piece.length) != wanted or piece.offset < 0:
+            raise _fail(
+                node,
+                f"piece `{piece.role}` of `{value.name}` should be {wanted[0]} {list(wanted[1])}, {wanted[2]} bytes, "
+                f"is {piece.dtype} {list(piece.shape)}, {piece.length} bytes at {piece.offset}",
+            )
+
+
+# ---- shapes -----------------------------------------------------------------------------------------------------
+
+
+def _check_shape(node: Node, wanted: Operand, value: Value, bound: Bound) -> None:
+    """Match the dims of a value with those of its row, binding symbols on the way."""
+    if len(value.shape) != len(wanted.dims):
+        raise _fail(
+            node, f"`{wanted.name}` should be [{', '.join(wanted.dims)}], `{value.name}` is {list(value.shape)}"
+        )
+    for text, dim in zip(wanted.dims, value.shape, strict=True):
+        if not _match(text, dim, bound):
+            known = ", ".join(f"{k} = {v}" for k, v in bound.items() if re.search(rf"\b{k}\b", " ".join(wanted.dims)))
+            shape = f"[{', '.join(wanted.dims)}]" + (f" with {known}" if known else "")
+            raise _fail(node, f"`{wanted.name}` should be {shape}, `{value.name}` is {list(value.shape)}")
+
+
+def _match(text: str, dim: Dim, bound: Bound) -> bool:
+    """Does `dim` equal the row's `text` (`T`, `n`, `Hq*D`, `n/group*length`)? Solves for at most one unknown."""
+    if text in (TOKENS, ROWS):
+        if isinstance(dim, int) or (text == ROWS and dim != ROWS):
+            return False
+        return bound.setdefault(text, dim) == dim
+    if isinstance(dim, str) or dim < 1:
+        return False
+    factors = re.findall(r"([*/]?)(\w+)", text)
+    known_top, known_bottom, unknown = 1, 1, ""
+    for sign, name in factors:
+        number = int(name) if name.isdigit() else bound.get(name)
+        if number is None:
+            unknown = sign + name
+        elif sign == "/":
+            known_bottom *= int(number)
+        else:
+            known_top *= int(number)
+    if not unknown:
+        return known_bottom > 0 and known_top % known_bottom == 0 and known_top // known_bottom == dim
+    # rows divide only by numbers and attributes, which are bound before
+    if known_top <= 0 or dim * known_bottom % known_top:
+        return False
+    bound[unknown.lstrip("*")] = dim * known_bottom // known_top
+    return True
+
+
+def _int(bound: Bound, name: str) -> int:
+    value = bound[name]
+    return value if isinstance(value, int) else 0
+
+
+def _number(value: Attr) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+Rule = tuple[Callable[[Bound, Mapping[str, Attr]], bool], str]
+_RULES: dict[str, tuple[Rule, ...]] = {
+    "rms_norm": ((lambda b, a: _int(b, "n") % _int(b, "D") == 0, "D should divide n"),),
+    "rope": (
+        (lambda b, a: _int(b, "r") <= _int(b, "D"), "r should be at most D"),
+        (lambda b, a: a["interleaved"] in (0, 1), "interleaved should be 0 or 1"),
+    ),
+    "attention": (
+        (lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),
+        (lambda b, a: _int(b, "Hq") % _int(b, "Hkv") == 0, "Hkv should divide Hq"),
+        (lambda b, a: _int(b, "layer") >= 0, "layer should be >= 0"),
+        (lambda b, a: _int(b, "window") >= 0, "window should be >= 0"),
+        (lambda b, a: _number(a["softcap"]) >= 0, "softcap should be >= 0"),
+    ),
+    "slice": (
+        (lambda b, a: _int(b, "group") >= 1 and _int(b, "n") % _int(b, "group") == 0, "group should divide n"),
+        (
+            lambda b, a: (
+                _int(b, "start") >= 0
+                and _int(b, "length") >= 1
+                and _int(b, "start") + _int(b, "length") <= _int(b, "group")
+            ),
+            "start + length should lie within group",
+        ),
+    ),
+    "embedding": ((lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),),
+    "rope_table": ((lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),),
+    "take_rows": ((lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),),
+    "glu": ((lambda b, a: a["kind"] == "silu", "kind should be silu"),),
+    "linear_glu": ((lambda b, a: a["kind"] == "silu", "kind should be silu"),),
+}
+
+
+def _facts(text: str, bound: Bound, attrs: Mapping[str, Attr]) -> str:
+    """The bound values of the symbols that a rule's text mentions."""
+    known = {**attrs, **bound}
+    return ", ".join(f"{w} is {known[w]}" for w in dict.fromkeys(re.findall(r"\w+", text)) if w in known)
+
+
+# ---- one part ---------------------------------------------------------------------------------------------------
+
+
+def check_part(part: Part) -> None:
+    """Every node obeys its row, names are defined before use and by one producer, caches fit. Raises VerifyError."""
+    where = f"part for `{part.backend}`"
+    for key, value in part.values.items():
+        if key != value.name:
+            raise VerifyError("verify", f"{where}: value `{value.name}` is listed as `{key}`")
+        _check_const(value)
+    defined = {name for name, v in part.values.items() if v.kind in ("weight", "const")} | set(part.inputs)
+    for name in part.inputs:
+        if name not in part.values or part.values[name].kind != "input":
+            raise VerifyError("verify", f"{where}: input `{name}` should be a value of kind input")
+    names: set[str] = set()
+    for node in part.nodes:
+        if not node.name or node.name in names:
+            raise _fail(node, "its name should be unique and not empty")
+        names.add(node.name)
+        for name in filter(None, node.inputs):
+            if name not in defined:
+                raise _fail(node, f"reads `{name}`, which nothing before it defines")
+        check_node(node, part.values)
+        for name in node.outputs:
+            if name in defined:
+                raise _fail(node, f"writes `{name}`, which is defined already")
+            defined.add(name)
+    for name in part.outputs:
+        if name not in defined or part.values[name].kind in ("weight", "const"):
+            raise VerifyError("verify", f"{where}: output `{name}` should be computed by a node")
+    _check_caches(part)
+
+
+def _check_const(value: Value) -> None:
+    """A constant has as many elements as its shape says, and a dtype that `data` can hold."""
+    if value.kind not in ("input", "weight", "const", "temp"):
+        raise VerifyError("verify", f"value `{value.name}` has the unknown kind `{value.kind}`")
+    if value.kind != "const":
+        return
+    if value.dtype not in ("f32", "i64") or any(isinstance(d, str) for d in value.shape):
+        raise VerifyError("verify", f"constant `{value.name}` should be f32 or i64 of fixed shape, is {value.dtype}")
+    wanted = math.prod(d for d in value.shape if isinstance(d, int))
+    if len(value.data) != wanted:
+        raise VerifyError("verify", f"constant `{value.name}` should hold {wanted} elements, holds {len(value.data)}")
+
+
+def _check_caches(part: Part) -> None:
+    """One cache per attention layer, with the node's heads, dims and window."""
+    specs = {spec.layer: spec for spec in part.caches}
+    if len(specs) != len(part.caches):
+        raise VerifyError("verify", f"part for `{part.backend}`: two caches have the same layer")
+    for node in part.nodes:
+        if node.op != "attention":
+            continue
+        heads, layer = node.attrs["num_kv_heads"], node.attrs["layer"]
+        spec = specs.pop(layer, None) if isinstance(layer, int) else None
+        if spec is None or not isinstance(heads, int):
+            raise _fail(node, f"layer {layer} has no cache of its own in the part")
+        k, v = (part.values[node.inputs[i]].shape[-1] for i in (1, 2))
+        wanted = (heads, heads * spec.key_dim, heads * spec.value_dim, node.attrs["window"])
+        if (spec.kv_heads, k, v, spec.window) != wanted:
+            raise _fail(node, f"its cache {spec} does not fit {heads} heads, keys of {k}, values of {v}")
+    if specs:
+        raise VerifyError("verify", f"part for `{part.backend}`: cache of layer {min(specs)} has no attention node")
+
+
+# ---- one step ---------------------------------------------------------------------------------------------------
+
+
+def check_step(step: Step, *, vocab_size: int = 0, block_size: int = 0, blocks: int = 0, window: int = 0) -> None:
+    """Is the metadata of a step consistent? Sizes of 0 are not checked; `window` is the largest of the caches, 0: all.
+
+    Raises ShapeError, DtypeError for arrays of the wrong form, DeviceError for ids, rows or blocks out of range.
+    """
+    tokens, sequences = len(step.ids), len(step.context_lens)
+    wanted: Sequence[tuple[str, type, tuple[int | None, ...]]] = (
+        ("ids", np.int64, (tokens,)),
+        ("positions", np.int64, (tokens,)),
+        ("query_starts", np.int64, (sequences + 1,)),
+        ("context_lens", np.int64, (sequences,)),
+        ("block_tables", np.int32, (sequences, None)),
+        ("rows", np.int64, (None,)),
+    )
+    for name, dtype, shape in wanted:
+        a = getattr(step, name)
+        if a.dtype != dtype:
+            raise DtypeError("step", f"`{name}` should be {np.dtype(dtype).name}, is {a.dtype}")
+        if a.ndim != len(shape) or any(w not in (None, d) for w, d in zip(shape, a.shape, strict=True)):
+            raise ShapeError("step", f"`{name}` should be {list(shape)}, is {list(a.shape)}")
+    new = np.diff(step.query_starts)
+    if step.query_starts[0] != 0 or step.query_starts[-1] != tokens or (new < 0).any():
+        raise ShapeError("step", f"`query_starts` should rise from 0 to {tokens}, is {step.query_starts.tolist()}")
+    if (step.context_lens < new).any():
+        raise DeviceError(
+            "step", f"`context_lens` {step.context_lens.tolist()} are less than the new tokens {new.tolist()}"
+        )
+    _check_range("ids", step.ids, vocab_size)
+    if step.rows.size:
+        _check_range("rows", step.rows, tokens)
+    if block_size and blocks:
+        _check_blocks(step, new, block_size, blocks, window)
+
+
+def _check_range(name: str, a: np.ndarray, end: int) -> None:
+    if end and a.size and (int(a.min()) < 0 or int(a.max()) >= end):
+        raise DeviceError("step", f"`{name}` should lie in 0..{end - 1}, go from {a.min()} to {a.max()}")
+
+
+def _check_blocks(step: Step, new: np.ndarray, block_size: int, blocks: int, window: int) -> None:
+    """Every block that the step reads or writes exists."""
+    for s, end in enumerate(step.context_lens.tolist()):
+        oldest = max(0, end - int(new[s]) - window + 1) if window else 0
+        needed = step.block_tables[s, oldest // block_size : -(-end // block_size)]
+        if len(needed) < -(-end // block_size) - oldest // block_size:
+            raise ShapeError(
+                "step", f"sequence {s} of {end} tokens needs more than {len(needed)} blocks of {block_size}"
+            )
+        if needed.size and (int(needed.min()) < 0 or int(needed.max()) >= blocks):
+            raise DeviceError(
+                "step", f"block table of sequence {s} should lie in 0..{blocks - 1}, is {needed.tolist()}"
+            )

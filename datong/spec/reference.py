@@ -1,0 +1,263 @@
+"""The definition of every operator, in NumPy. Kernels, passes and backends are right when they agree with this.
+
+Weights arrive dequantised, f32. Norms, activations and attention are computed in f64 and rounded once to f32, so that
+the definition adds no noise of its own to a comparison. `linear` multiplies in f32 (BLAS): its error, about
+sqrt(in) * 2^-24, is far below every bound in tolerance.py, and f64 would double the memory of the largest matrices.
+
+Dims as in ops.py: T tokens, `n` any width, D head size, Hq / Hkv heads, S sequences, M block table width.
+Also here: `dequantise`, the meaning of the formats in formats.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datong.spec.formats import Format
+from datong.spec.program import Step
+
+Array = NDArray[Any]
+
+
+def _f32(x: Array) -> Array:
+    return np.ascontiguousarray(x, dtype=np.float32)
+
+
+# ---- weights ----------------------------------------------------------------------------------------------------
+
+
+def unpack_nibbles(packed: Array, *, signed: bool) -> Array:
+    """Two 4-bit values per byte, low nibble first: [..., n/2] u8 -> [..., n] i8 (signed: two's complement) or u8."""
+    values = np.stack([packed & 0xF, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+    return ((values ^ 8).astype(np.int8) - np.int8(8)) if signed else values
+
+
+def dequantise(fmt: Format, pieces: Mapping[str, Array]) -> Array:
+    """What a stored matrix stands for; rows are independent, so any selection of them may be passed.
+
+    Args:
+        fmt:    a row of formats.py.
+        pieces: by role, in the stored shape (`fmt.piece_shape`) and dtype; 4-bit codes as bytes [out, nb, B/2] u8.
+
+    Returns:
+        [out, in] f32; plain formats keep any shape. Exact but for one rounding where there is a min: a product of f16
+        scale, 8-bit scale and code has at most 24 significant bits in every format, so their order is free.
+
+    Source: ggml-quants.c dequantize_row_*; formats.py.
+    """
+    codes = np.asarray(pieces["codes"])
+    if not fmt.block:
+        return codes.astype(np.float32)
+    if fmt.codes.bits == 4:
+        codes = unpack_nibbles(codes, signed=fmt.codes.name == "i4")
+    w = codes.astype(np.float32) * _block_factor(fmt, pieces, "scale")
+    if fmt.has_min:
+        w += np.float32(fmt.min_sign) * _block_factor(fmt, pieces, "min")
+    return w.reshape(w.shape[0], -1)
+
+
+def _block_factor(fmt: Format, pieces: Mapping[str, Array], role: str) -> Array:
+    """Scale or min of each block, [out, nb, 1] f32."""
+    factor = np.asarray(pieces[role]).astype(np.float32)
+    if fmt.super_block:
+        factor = np.asarray(pieces[f"super_{role}"]).astype(np.float32) * factor
+    return factor.reshape(factor.shape[0], -1, 1)
+
+
+# ---- core -------------------------------------------------------------------------------------------------------
+
+
+def embedding(ids: Array, weight: Array) -> Array:
+    """Row lookup, y[t] = weight[ids[t]].  ids [T] i64, weight [vocab, n] -> [T, n] f32.  Source: ONNX Gather-13."""
+    return _f32(weight[ids])
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """Dense layer, y = x @ weight.T + bias.  x [T, in], weight [out, in], bias [out] -> [T, out] f32."""
+    y = _f32(x) @ _f32(weight).T
+    return _f32(y if bias is None else y + bias)
+
+
+def rms_norm(x: Array, weight: Array, *, eps: float, offset: float = 0.0) -> Array:
+    """Root-mean-square norm, y = x / sqrt(mean(x^2) + eps) * (weight + offset), per group of D channels.
+
+    x [T, n], weight [D] where D divides n (D < n: one norm per head) -> [T, n] f32. eps > 0 is added to the mean.
+    Source: Zhang & Sennrich 2019, eq. 4; ONNX RMSNormalization-23; offset 1: HF modeling_gemma.py.
+    """
+    g = x.astype(np.float64).reshape(x.shape[0], -1, weight.shape[0])
+    y = g / np.sqrt(np.mean(g * g, axis=-1, keepdims=True) + eps) * (weight.astype(np.float64) + offset)
+    return _f32(y.reshape(x.shape))
+
+
+def rope_table(positions: Array, inv_freq: Array, *, scale: float = 1.0) -> tuple[Array, Array]:
+    """Tables of cos and sin of positions * inv_freq, times scale.
+
+    positions [T] i64, inv_freq [D/2] f32 -> two [T, D/2] f32. The angle is rounded to f32, as it was in training.
+    Source: Su et al. 2021, eq. 34; HF modeling_rope_utils.py; scale: yarn's attention factor.
+    """
+    angle = (positions.astype(np.float32)[:, None] * inv_freq.astype(np.float32)[None, :]).astype(np.float64)
+    return _f32(np.cos(angle) * scale), _f32(np.sin(angle) * scale)
+
+
+def rope(x: Array, cos: Array, sin: Array, *, num_heads: int, interleaved: int = 0) -> Array:
+    """Rotate pairs of the first r channels of each head; the other channels pass.
+
+        y[i], y[j] = x[i] * cos[p] - x[j] * sin[p], x[i] * sin[p] + x[j] * cos[p]      p = 0 .. r/2-1
+        (i, j) = (p, p + r/2), or (2p, 2p + 1) when interleaved
+
+    x [T, H*D], cos and sin [T, r/2], r <= D -> [T, H*D] f32.  Source: ONNX RotaryEmbedding-23; HF `rotate_half`.
+    """
+    half = cos.shape[1]
+    y = x.astype(np.float64).reshape(x.shape[0], num_heads, -1)
+    first, second = (
+        (np.s_[: 2 * half : 2], np.s_[1 : 2 * half : 2]) if interleaved else (np.s_[:half], np.s_[half : 2 * half])
+    )
+    a, b = y[..., first].copy(), y[..., second].copy()
+    c, s = cos.astype(np.float64)[:, None, :], sin.astype(np.float64)[:, None, :]
+    y[..., first], y[..., second] = a * c - b * s, a * s + b * c
+    return _f32(y.reshape(x.shape))
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    step: Step,
+    key_cache: Array,
+    value_cache: Array,
+    num_heads: int,
+    num_kv_heads: int,
+    scale: float,
+    layer: int = 0,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Array:
+    """Write the new keys and values into the paged cache, then attend to the cache, causally.
+
+        p(t)   = context_lens[s] - (new tokens of s) + (index of t within s)        place of token t in its cache
+        key_cache[block_tables[s, p // bs], :, p % bs] = k[t], rounded to the cache's dtype; values likewise
+        score  = scale * q . key;  softcap > 0: score = softcap * tanh(score / softcap)
+        y      = softmax(score over keys j <= p, and p - j < window unless window is 0) @ values
+
+    q [T, Hq*D], k [T, Hkv*D], v [T, Hkv*Dv] f32; query head h uses key head h // (Hq / Hkv) -> [T, Hq*Dv] f32.
+    key_cache [blocks, Hkv, bs, D], value_cache [blocks, Hkv, bs, Dv] f32|f16|bf16, written in place;
+    `layer` chose them.
+    step: query_starts [S+1], context_lens [S], block_tables [S, M]; blocks that a window has left may be -1.
+
+    Source: ONNX Attention-25 (is_causal, left_window_size = window - 1); paging: Kwon et al. 2023, §4.
+    """
+    q3, k3, v3 = (a.reshape(a.shape[0], h, -1) for a, h in ((q, num_heads), (k, num_kv_heads), (v, num_kv_heads)))
+    block_size, y = key_cache.shape[2], np.zeros((q.shape[0], num_heads, v3.shape[2]))
+    for s in range(len(step.context_lens)):
+        start, stop = int(step.query_starts[s]), int(step.query_starts[s + 1])
+        end = int(step.context_lens[s])
+        queries = np.arange(end - (stop - start), end)
+        block, slot = step.block_tables[s, queries // block_size], queries % block_size
+        key_cache[block, :, slot], value_cache[block, :, slot] = k3[start:stop], v3[start:stop]
+
+        first = max(0, int(queries[0]) - window + 1) if window and len(queries) else 0
+        keys = np.arange(first, end)
+        block, slot = step.block_tables[s, keys // block_size], keys % block_size
+        behind = queries[:, None] - keys[None, :]
+        seen = (behind >= 0) & ((behind < window) if window else True)
+        y[start:stop] = _attend(
+            q3[start:stop], key_cache[block, :, slot], value_cache[block, :, slot], seen, scale, softcap
+        )
+    return _f32(y.reshape(q.shape[0], -1))
+
+
+def _attend(q: Array, k: Array, v: Array, seen: Array, scale: float, softcap: float) -> Array:
+    """Attention of one sequence: q [t, Hq, D], k [n, Hkv, D], v [n, Hkv, Dv], seen [t, n] bool -> [t, Hq, Dv] f64."""
+    group = q.shape[1] // k.shape[1]
+    kk, vv = (np.repeat(a.astype(np.float64).transpose(1, 0, 2), group, axis=0) for a in (k, v))
+    score = scale * (q.astype(np.float64).transpose(1, 0, 2) @ kk.transpose(0, 2, 1))
+    if softcap:
+        score = softcap * np.tanh(score / softcap)
+    score = np.where(seen, score, -np.inf)
+    p = np.exp(score - score.max(axis=-1, keepdims=True, initial=-np.inf, where=seen))
+    y: Array = (p / p.sum(axis=-1, keepdims=True)) @ vv
+    return y.transpose(1, 0, 2)
+
+
+def sigmoid(x: Array) -> Array:
+    """Logistic, y = 1 / (1 + exp(-x)).  x [T, n] -> [T, n] f32; no overflow for any x.  Source: ONNX Sigmoid-13."""
+    small = np.exp(-np.abs(x.astype(np.float64)))
+    return _f32(np.where(x >= 0, 1, small) / (1 + small))
+
+
+def glu(gate: Array, up: Array, *, kind: str = "silu") -> Array:
+    """SwiGLU, y = gate * sigmoid(gate) * up.  gate, up [T, n] -> [T, n] f32.  Source: Shazeer 2020; HF `LlamaMLP`."""
+    g = gate.astype(np.float64)
+    small = np.exp(-np.abs(g))
+    return _f32(g * np.where(g >= 0, 1, small) / (1 + small) * up)
+
+
+def add(a: Array, b: Array) -> Array:
+    """Sum, y = a + b.  [T, n] each -> [T, n] f32, rounded once.  Source: ONNX Add-14."""
+    return _f32(a + b)
+
+
+def mul(a: Array, b: Array) -> Array:
+    """Product, y = a * b.  [T, n] each -> [T, n] f32, rounded once.  Source: ONNX Mul-14."""
+    return _f32(a * b)
+
+
+def slice_(x: Array, *, group: int, start: int, length: int) -> Array:
+    """Keep [start : start+length] of every `group` channels.  x [T, n] -> [T, n / group * length] f32."""
+    return _f32(x.reshape(x.shape[0], -1, group)[:, :, start : start + length].reshape(x.shape[0], -1))
+
+
+def take_rows(x: Array, rows: Array) -> Array:
+    """y[r] = x[rows[r]].  x [T, n], rows [R] i64 in 0..T-1 -> [R, n] f32.  Source: ONNX Gather-13."""
+    return _f32(x[rows])
+
+
+# ---- fused: each equals its expansion ---------------------------------------------------------------------------
+
+
+def add_rms_norm(a: Array, b: Array, weight: Array, *, eps: float, offset: float = 0.0) -> tuple[Array, Array]:
+    """Norm of a sum: sum = a + b; y = rms_norm(sum).  a, b [T, n], weight [n] -> sum, y [T, n] f32."""
+    total = add(a, b)
+    return total, rms_norm(total, weight, eps=eps, offset=offset)
+
+
+def linear_multi(x: Array, *weights_and_biases: Array | None, count: int) -> tuple[Array, ...]:
+    """N linears of one input.  x [T, in], N weights [out_i, in], N biases [out_i] or None -> N of [T, out_i] f32."""
+    weights, biases = weights_and_biases[:count], weights_and_biases[count:] or (None,) * count
+    return tuple(linear(x, w, b) for w, b in zip(weights, biases, strict=True) if w is not None)
+
+
+def linear_glu(x: Array, gate: Array, up: Array, *, kind: str = "silu") -> Array:
+    """Gated pair: y = silu(x @ gate.T) * (x @ up.T).  x [T, in], gate and up [n, in] -> [T, n] f32."""
+    return glu(linear(x, gate), linear(x, up), kind=kind)
+
+
+def linear_add(x: Array, weight: Array, residual: Array, bias: Array | None = None) -> Array:
+    """Dense layer plus residual: y = x @ weight.T + bias + residual.
+
+    x [T, in], weight [out, in], residual [T, out], bias [out] -> [T, out] f32.
+    """
+    return add(linear(x, weight, bias), residual)
+
+
+_ALL = (
+    *(embedding, linear, rms_norm, rope_table, rope, attention, glu, add, mul, sigmoid, slice_, take_rows),
+    *(add_rms_norm, linear_multi, linear_glu, linear_add),
+)
+FUNCTIONS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {f.__name__.rstrip("_"): f for f in _ALL}
+
+
+def evaluate(op: str, inputs: Sequence[Array | None], attrs: Mapping[str, Any]) -> tuple[Array, ...]:
+    """Apply one operator of ops.py to arrays, in the order of its row. Absent optional inputs are None.
+
+    `attention` takes `step`, `key_cache`, `value_cache` in `attrs` beside its own.
+    """
+    trimmed = list(inputs)
+    while trimmed and trimmed[-1] is None and op != "linear_multi":
+        trimmed.pop()
+    result = FUNCTIONS[op](*trimmed, **attrs)
+    return result if isinstance(result, tuple) else (result,)
