@@ -43,13 +43,20 @@ class WeightMap:
     weights: dict[str, Weight]
     taken: set[str] = field(default_factory=set)
     ignored: dict[str, str] = field(default_factory=dict)  # name -> reason
+    unusable: dict[str, str] = field(default_factory=dict)  # name -> dtype that we cannot compute with
 
     def has(self, name: str) -> bool:
         """Is there such a weight? Does not count as use."""
-        return name in self.weights
+        return name in self.weights or name in self.unusable
 
     def take(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The weight `name`, whose logical shape must be `shape`. Raises CheckpointError when missing or different."""
+        if name in self.unusable:
+            raise CheckpointError(
+                "import",
+                f"tensor `{name}` should be F32, F16 or BF16, the checkpoint has {self.unusable[name]}",
+                "this element type is not supported yet; use a BF16 edition of the checkpoint",
+            )
         weight = self.weights.get(name)
         if weight is None:
             raise CheckpointError("import", f"tensor `{name}` {list(shape)} is not in the checkpoint")
@@ -62,8 +69,9 @@ class WeightMap:
 
     def ignore(self, match: Callable[[str], bool], reason: str) -> None:
         """Mark tensors that the model does not need, with the reason that `inspect` shows."""
-        self.ignored.update({name: reason for name in self.weights if match(name) and name not in self.taken})
+        names = (*self.weights, *self.unusable)
+        self.ignored.update({name: reason for name in names if match(name) and name not in self.taken})
 
     def left_over(self) -> Iterator[str]:
         """Names neither taken nor ignored; an import with any is refused."""
-        return (n for n in self.weights if n not in self.taken and n not in self.ignored)
+        return (n for n in (*self.weights, *self.unusable) if n not in self.taken and n not in self.ignored)

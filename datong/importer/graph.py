@@ -1,0 +1,286 @@
+"""A thin layer over onnx_ir for authoring graphs of stock ONNX operators: the vocabulary of the model families.
+
+Owns the form in which each operator of spec/ops.py appears in `graph.onnx`: that module's `onnx` column, and for block
+formats the nodes that spec/formats.py states. The compiler recognises exactly these forms.
+
+- Every value carries its type and shape. Leading dims are `batch`, `seq`; caches have `past` and `total` = past + seq.
+- Nodes are named by place (`layers.3.attn.q_proj`), initializers by checkpoint tensor; weights are external data into
+  the safetensors files, everything else (a few numbers) is inline.
+- Only attention looks across tokens; every other node acts on trailing dims.
+- All activations are f32. A weight is used through one f32 value, made once: cast or dequantised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from datong.importer.rope import Rope
+from datong.importer.weights import StoredTensor, Weight, WeightMap
+from datong.spec.program import CacheSpec
+
+OPSET = 27
+IR_VERSION = 13
+
+Dims = Sequence[int | str]
+
+F32, I64 = ir.DataType.FLOAT, ir.DataType.INT64
+
+
+class GraphBuilder:
+    """Nodes in the order of the calls; `finish` makes the model."""
+
+    def __init__(self, name: str, weights: WeightMap) -> None:
+        self.caches: list[CacheSpec] = []
+        self._name, self._weights, self._scope = name, weights, ""
+        self._nodes: list[ir.Node] = []
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._presents: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+        self._matrices: dict[str, ir.Value] = {}  # weight name -> its f32 value
+
+    # ---- structure -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix `name.` for nodes made inside."""
+        outer, self._scope = self._scope, f"{self._scope}{name}."
+        try:
+            yield
+        finally:
+            self._scope = outer
+
+    def input(self, name: str, dtype: ir.DataType, dims: Dims) -> ir.Value:
+        """A graph input."""
+        value = _typed(ir.Value(name=name), dtype, dims)
+        self._inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str) -> None:
+        """Make `value` the graph output `name`."""
+        value.name = name
+        self._outputs.append(value)
+
+    def node(self, op: str, inputs: Sequence[ir.Value | None], dims: Dims, name: str, dtype: ir.DataType = F32,
+             **attributes: Any) -> ir.Value:  # fmt: skip
+        """Append a node with one output of type `dtype` and shape `dims`; both are named `<scope><name>`."""
+        return self._append(op, inputs, [(f"{self._scope}{name}", dtype, dims)], name, attributes)[0]
+
+    def finish(self) -> ir.Model:
+        """The model: inputs and outputs in the order of creation, cache outputs last."""
+        graph = ir.Graph(
+            self._inputs,
+            [*self._outputs, *self._presents],
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": OPSET},
+            name=self._name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="datong")
+
+    # ---- constants and weights -------------------------------------------------------------------------------------
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        """A small inline initializer; the same name gives the same value."""
+        if name not in self._initializers:
+            tensor = ir.Tensor(array, name=name)
+            value = _typed(ir.Value(name=name, const_value=tensor), tensor.dtype, array.shape)
+            self._initializers[name] = value
+        return self._initializers[name]
+
+    def integers(self, *numbers: int) -> ir.Value:
+        """An inline i64 vector, shared by all who need the same numbers."""
+        return self.constant("const.i64." + "_".join(map(str, numbers)), np.array(numbers, dtype=np.int64))
+
+    def weight(self, name: str, shape: tuple[int, ...]) -> ir.Value:
+        """The checkpoint's weight `name` as an f32 value of `shape`; tied weights get one value.
+
+        Raises:
+            CheckpointError: missing, or of another shape.
+        """
+        if name not in self._matrices:
+            weight = self._weights.take(name, shape)
+            outer, self._scope = self._scope, ""
+            self._matrices[name] = self._dequantised(weight) if weight.format.block else self._plain(weight)
+            self._scope = outer
+        return self._matrices[name]
+
+    def _stored(self, stored: StoredTensor) -> ir.Value:
+        dtype = ir.DataType(stored.dtype.onnx)
+        shape = ir.Shape(stored.shape)
+        tensor = ir.ExternalTensor(stored.file, stored.offset, stored.length, dtype, shape=shape, name=stored.name)
+        value = _typed(ir.Value(name=stored.name, const_value=tensor), dtype, stored.shape)
+        self._initializers[stored.name] = value
+        return value
+
+    def _plain(self, weight: Weight) -> ir.Value:
+        return self._to_f32(self._stored(weight.pieces["codes"]))
+
+    def _to_f32(self, value: ir.Value) -> ir.Value:
+        assert value.shape is not None and value.name is not None
+        if value.dtype == F32:
+            return value
+        return self.node("Cast", [value], _dims(value), f"{value.name}.f32", to=F32)
+
+    def _dequantised(self, weight: Weight) -> ir.Value:
+        """Block format -> f32 [out, in], exactly in the nodes of spec/formats.py."""
+        form, name = weight.format, weight.name
+        codes = self._stored(weight.pieces["codes"])
+        blocks = weight.shape[-1] // form.block
+        grid = (weight.shape[0], blocks, 1)
+
+        def level(piece: str) -> ir.Value:
+            inner = self._to_f32(self._stored(weight.pieces[piece]))
+            if not form.super_block:
+                return inner
+            outer = self._to_f32(self._stored(weight.pieces[f"super_{piece}"]))
+            product = self.node("Mul", [outer, inner], _dims(inner), f"{name}.{piece}.product")
+            return self.node("Reshape", [product, self.integers(*grid)], grid, f"{name}.{piece}.levels")
+
+        shape = (weight.shape[0], blocks, form.block)
+        value = self.node(
+            "DequantizeLinear", [codes, level("scale")], shape, f"{name}.scaled", axis=2, block_size=form.block
+        )
+        if form.has_min:
+            value = self.node("Add" if form.min_sign > 0 else "Sub", [value, level("min")], shape, f"{name}.shifted")
+        return self.node("Reshape", [value, self.integers(*weight.shape)], weight.shape, f"{name}.f32")
+
+    # ---- operators, as in spec/ops.py ------------------------------------------------------------------------------
+
+    def embedding(self, ids: ir.Value, weight: str, vocab: int, width: int, name: str) -> ir.Value:
+        """[batch, seq] i64 -> [batch, seq, width]."""
+        table = self.weight(weight, (vocab, width))
+        return self.node("Gather", [table, ids], ("batch", "seq", width), name, axis=0)
+
+    def linear(self, x: ir.Value, weight: str, out: int, name: str, bias: str = "") -> ir.Value:
+        """Return x @ weight.T (+ bias), [batch, seq, in] -> [batch, seq, out]; `weight` is [out, in], `bias` [out]."""
+        in_, dims = _width(x), ("batch", "seq", out)
+        matrix = self.weight(weight, (out, in_))
+        turned = self.node("Transpose", [matrix], (in_, out), f"{name}.transposed", perm=[1, 0])
+        y = self.node("MatMul", [x, turned], dims, name)
+        return self.node("Add", [y, self.weight(bias, (out,))], dims, f"{name}.biased") if bias else y
+
+    def rms_norm(self, x: ir.Value, weight: str, eps: float, name: str) -> ir.Value:
+        """RMSNorm over the last axis of [batch, seq, n]."""
+        scale = self.weight(weight, (_width(x),))
+        return self.node("RMSNormalization", [x, scale], _dims(x), name, axis=-1, epsilon=eps)
+
+    def head_norm(self, x: ir.Value, weight: str, eps: float, head_dim: int, name: str) -> ir.Value:
+        """RMSNorm of each head of [batch, seq, H * head_dim] on its own, one weight [head_dim] for all heads."""
+        width = _width(x)
+        dims = ("batch", "seq", width // head_dim, head_dim)
+        heads = self.node("Reshape", [x, self.integers(0, 0, *dims[2:])], dims, f"{name}.heads")
+        normed = self.node(
+            "RMSNormalization", [heads, self.weight(weight, (head_dim,))], dims, name, axis=-1, epsilon=eps
+        )
+        return self.node("Reshape", [normed, self.integers(0, 0, width)], _dims(x), f"{name}.packed")
+
+    def rope_table(self, positions: ir.Value, rope: Rope, name: str) -> tuple[ir.Value, ir.Value]:
+        """[batch, seq] i64 -> cos, sin [batch, seq, D/2]."""
+        half = len(rope.inv_freq)
+        dims = ("batch", "seq", half)
+        floats = self.node("Cast", [positions], ("batch", "seq"), f"{name}.positions", to=F32)
+        column = self.node("Unsqueeze", [floats, self.integers(-1)], ("batch", "seq", 1), f"{name}.column")
+        angle = self.node("Mul", [column, self.constant(f"{self._scope}{name}.inv_freq", rope.inv_freq)], dims,
+                          f"{name}.angle")  # fmt: skip
+        tables = []
+        for op in ("Cos", "Sin"):
+            table = self.node(op, [angle], dims, f"{name}.{op.lower()}")
+            if rope.scale != 1.0:
+                factor = self.constant(f"{self._scope}{name}.scale", np.array(rope.scale, dtype=np.float32))
+                table = self.node("Mul", [table, factor], dims, f"{name}.{op.lower()}.scaled")
+            tables.append(table)
+        return tables[0], tables[1]
+
+    def rope(self, x: ir.Value, table: tuple[ir.Value, ir.Value], heads: int, name: str) -> ir.Value:
+        """Rotate the pairs (i, i + D/2) of each head of [batch, seq, heads * D]."""
+        return self.node("RotaryEmbedding", [x, *table], _dims(x), name, interleaved=0, num_heads=heads)
+
+    def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, heads: int, kv_heads: int, window: int,
+                  name: str) -> ir.Value:  # fmt: skip
+        """Causal attention with its own cache input and output.
+
+        Args:
+            q: [batch, seq, heads * D].
+            k: [batch, seq, kv_heads * D].
+            v: [batch, seq, kv_heads * Dv].
+            heads: query heads, a multiple of kv_heads.
+            kv_heads: key and value heads.
+            window: a query sees the `window` newest keys, its own included; 0: all.
+            name: of the node, inside the scope.
+
+        Returns:
+            [batch, seq, heads * Dv].
+        """
+        layer = len(self.caches)
+        dim, value_dim = _width(k) // kv_heads, _width(v) // kv_heads
+        past = [
+            self.input(f"past_key_values.{layer}.{part}", F32, ("batch", kv_heads, "past", d))
+            for part, d in (("key", dim), ("value", value_dim))
+        ]
+        outputs = [
+            (f"{self._scope}{name}", F32, ("batch", "seq", heads * value_dim)),
+            (f"present.{layer}.key", F32, ("batch", kv_heads, "total", dim)),
+            (f"present.{layer}.value", F32, ("batch", kv_heads, "total", value_dim)),
+        ]
+        attributes = {"is_causal": 1, "q_num_heads": heads, "kv_num_heads": kv_heads, "scale": dim**-0.5}
+        if window:
+            attributes["left_window_size"] = window - 1
+        y, *presents = self._append("Attention", [q, k, v, None, *past], outputs, name, attributes)
+        self._presents += presents
+        self.caches.append(CacheSpec(layer, "window" if window else "full", kv_heads, dim, value_dim, window))
+        return y
+
+    def silu_glu(self, gate: ir.Value, up: ir.Value, name: str) -> ir.Value:
+        """Return silu(gate) * up, [batch, seq, n] each."""
+        sigmoid = self.node("Sigmoid", [gate], _dims(gate), f"{name}.sigmoid")
+        silu = self.node("Mul", [gate, sigmoid], _dims(gate), f"{name}.silu")
+        return self.node("Mul", [silu, up], _dims(gate), name)
+
+    def add(self, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
+        """Return a + b, same shape."""
+        return self.node("Add", [a, b], _dims(a), name)
+
+    def slices(self, x: ir.Value, group: int, lengths: Sequence[int], names: Sequence[str]) -> list[ir.Value]:
+        """Cut every `group` channels of [batch, seq, n] into parts of `lengths`: [batch, seq, n/group * length]."""
+        count, start, parts = _width(x) // group, 0, []
+        grid = self.node(
+            "Reshape", [x, self.integers(0, 0, count, group)], ("batch", "seq", count, group), f"{names[0]}.groups"
+        )
+        for length, name in zip(lengths, names, strict=True):
+            bounds = [self.integers(start), self.integers(start + length), self.integers(-1)]
+            part = self.node("Slice", [grid, *bounds], ("batch", "seq", count, length), f"{name}.slice")
+            width = count * length
+            parts.append(self.node("Reshape", [part, self.integers(0, 0, width)], ("batch", "seq", width), name))
+            start += length
+        return parts
+
+    # ---- plumbing --------------------------------------------------------------------------------------------------
+
+    def _append(self, op: str, inputs: Sequence[ir.Value | None], outputs: Sequence[tuple[str, ir.DataType, Dims]],
+                name: str, attributes: dict[str, Any]) -> list[ir.Value]:  # fmt: skip
+        values = [_typed(ir.Value(name=n), dtype, dims) for n, dtype, dims in outputs]
+        self._nodes.append(ir.node(op, list(inputs), attributes, outputs=values, name=f"{self._scope}{name}"))
+        return values
+
+
+def _typed(value: ir.Value, dtype: ir.DataType, dims: Dims) -> ir.Value:
+    value.type, value.shape = ir.TensorType(dtype), ir.Shape(dims)
+    return value
+
+
+def _dims(value: ir.Value) -> list[int | str]:
+    assert value.shape is not None
+    return [d if isinstance(d, int) else str(d.value) for d in value.shape]
+
+
+def _width(value: ir.Value) -> int:
+    """The last dim, which every activation here has as a number."""
+    width = _dims(value)[-1]
+    assert isinstance(width, int)
+    return width

@@ -1,0 +1,56 @@
+"""A Hugging Face directory -> Imported. Reads config, headers and small files; writes nothing, reads no weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from datong.errors import ConfigError, ImportFailed
+from datong.importer import assets, checkpoint, files
+from datong.importer.imported import Imported, Progress
+from datong.importer.registry import build_model
+
+MAX_CONFIG = 4_000_000  # bytes; real ones have a few thousand
+
+
+def import_directory(src: Path, progress: Progress | None = None) -> Imported:
+    """Understand the checkpoint in `src`, weights staying where they are.
+
+    Args:
+        src: directory with config.json and safetensors; need not be writable.
+        progress: called while headers are read.
+
+    Raises:
+        ImportFailed: one of its kinds: unknown model, config, checkpoint.
+        ContainmentError: a file name or link leads out of the directory.
+    """
+    if not src.is_dir():
+        raise ImportFailed("import", f"`{src}` should be a directory", "give the directory that holds config.json")
+    if not files.contained(src, "config.json").is_file():
+        raise ConfigError("import", f"`config.json` is not in `{src.name}`", "give the directory that holds it")
+    config = files.read_json(src, "config.json", MAX_CONFIG)
+    weights = checkpoint.read_weights(src, progress)
+    built = build_model(config, weights)
+    carried = assets.carried_files(src)
+    index = [checkpoint.INDEX] if (src / checkpoint.INDEX).is_file() else []
+    return Imported(
+        model=built.model,
+        family=built.family,
+        name=src.resolve().name,
+        source=_source(config.get("_name_or_path"), src),
+        licence=assets.licence(src, carried),
+        config=config,
+        weights=weights,
+        caches=built.caches,
+        vocab_size=built.vocab_size,
+        context_length=built.context_length,
+        ignored_keys=built.ignored_keys,
+        files=(*carried, *index, *checkpoint.weight_files(weights)),
+    )
+
+
+def _source(stated: object, src: Path) -> str:
+    """`hf:owner/name` where the config says so, else the directory's name: a manifest carries no path of a machine."""
+    if isinstance(stated, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", stated):
+        return f"hf:{stated}"
+    return f"directory:{src.resolve().name}"

@@ -1,0 +1,46 @@
+"""model_type -> family, and the one way from config and weights to a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datong.errors import CheckpointError, UnknownModel
+from datong.importer.config import Config
+from datong.importer.models import internlm2, internlm3, llama, mistral, qwen2, qwen3
+from datong.importer.models.decoder import Built, Reader, build
+from datong.importer.weights import WeightMap
+
+FAMILIES: dict[str, Reader] = {
+    "internlm2": internlm2.read,
+    "internlm3": internlm3.read,
+    "llama": llama.read,
+    "mistral": mistral.read,
+    "qwen2": qwen2.read,
+    "qwen3": qwen3.read,
+}
+
+
+def build_model(values: dict[str, Any], weights: WeightMap) -> Built:
+    """The graph for a config.json's `values` over `weights`; every key and every tensor is accounted for.
+
+    Raises:
+        UnknownModel: no family has this `model_type`.
+        ConfigError: a key is unknown, missing or contradictory.
+        CheckpointError: a tensor is missing, misshapen or left over.
+    """
+    family = values.get("model_type")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise UnknownModel("import", f"model_type `{str(family)[:60]}` is not known", f"known: {', '.join(FAMILIES)}")
+    config = Config(values, family)
+    decoder = FAMILIES[family](config)
+    config.finish()
+    built = build(family, config, decoder, weights)
+    rest = sorted(weights.left_over())
+    if rest:
+        some = ", ".join(f"`{name}`" for name in rest[:3]) + (" …" if len(rest) > 3 else "")
+        raise CheckpointError(
+            "import",
+            f"{len(rest)} tensors are not used by model_type `{family}`: {some}",
+            "the config may say less than the weights hold: biases, layers, adapters",
+        )
+    return built
