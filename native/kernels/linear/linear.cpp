@@ -1,0 +1,25 @@
+// The list of linear kernels, best first.
+#include "kernels/linear/linear.h"
+
+#include <vector>
+
+#include "kernels/linear/linear_list.h"
+
+namespace datong {
+
+std::span<const LinearKernel> linear_kernels() {
+  static const std::vector<LinearKernel> all = [] {
+    std::vector<LinearKernel> v;
+    const KernelTable tables[] = {
+#if DATONG_X86
+        linear_plain_avx512(), linear_block_avx512vnni(), linear_plain_avx2(),
+#endif
+        linear_ref(),
+    };
+    for (const KernelTable& t : tables) v.insert(v.end(), t.items, t.items + t.count);
+    return v;
+  }();
+  return all;
+}
+
+}  // namespace datong

@@ -1,0 +1,171 @@
+// Every linear kernel against the exact product in double, for every format, odd sizes, and both ways of batching.
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+#include "kernels/linear/linear_test_weights.h"
+#include "testing/check.h"
+
+using namespace datong;
+using namespace datong::testing;
+
+namespace {
+
+struct Aligned {  // 64-byte aligned memory of exactly n bytes
+  uint8_t* p;
+  explicit Aligned(size_t n) : p(static_cast<uint8_t*>(::operator new(n ? n : 1, std::align_val_t{64}))) {}
+  ~Aligned() { ::operator delete(p, std::align_val_t{64}); }
+  Aligned(const Aligned&) = delete;
+  Aligned& operator=(const Aligned&) = delete;
+};
+
+struct Problem {
+  int64_t out, in, tokens;
+};
+
+// Prepares as the executor does (groups of rows), then runs.
+void run(const LinearKernel& k, const WeightView& w, const float* x, int64_t x_stride, int64_t tokens, int64_t begin,
+         int64_t end, float* y, int64_t y_stride, const Epilogue& e) {
+  const int64_t room = (tokens + kPrepareRows - 1) / kPrepareRows * kPrepareRows;
+  const size_t per_token = k.prepared_bytes(w.in);
+  CHECK(per_token % 64 == 0, "%s prepares %zu bytes", k.name, per_token);
+  Aligned prepared(per_token * static_cast<size_t>(room));
+  std::memset(prepared.p, 0xff, per_token * static_cast<size_t>(room));
+  if (per_token)
+    for (int64_t t = 0; t < tokens; t += kPrepareRows)
+      k.prepare(x, x_stride, w.in, t, std::min(t + kPrepareRows, tokens), prepared.p);
+  Aligned scratch(k.scratch_bytes ? k.scratch_bytes(w, tokens) : 0);
+  k.run(w, x, x_stride, prepared.p, tokens, begin, end, y, y_stride, e, scratch.p);
+}
+
+// Activations as the kernels see them, by the definition of linear_prepared.h.
+std::vector<double> quantised(const float* x, int64_t n) {
+  std::vector<double> q(static_cast<size_t>(n));
+  for (int64_t b = 0; b < n; b += 32) {
+    float top = 0;
+    for (int64_t i = b; i < b + 32; ++i) top = std::max(top, std::fabs(x[i]));
+    const float inverse = top > 1e-35f ? 127.0f / top : 0.0f;
+    for (int64_t i = b; i < b + 32; ++i)
+      q[static_cast<size_t>(i)] = double(std::nearbyint(x[i] * inverse)) * (top > 1e-35f ? top / 127.0f : 0.0f);
+  }
+  return q;
+}
+
+void check(const LinearKernel& k, const TestWeight& weight, const Problem& p, bool epilogue) {
+  const WeightView& w = weight.view;
+  const int64_t x_stride = p.in + 3, y_stride = p.out + 5;
+  std::vector<float> x = random_floats(p.tokens * x_stride, 7);
+  for (int64_t i = 0; i < std::min<int64_t>(p.in, 32); ++i) x[static_cast<size_t>(i)] = 0;  // a block of zeros
+  const std::vector<float> bias = random_floats(p.out, 8), residual = random_floats(p.tokens * (p.out + 1), 9);
+  const Epilogue e = epilogue ? Epilogue{bias.data(), residual.data(), p.out + 1} : Epilogue{nullptr, nullptr, 0};
+  Guarded y(p.tokens * y_stride);
+  const float untouched = y[0];
+  // in two parts, as two threads would
+  const int64_t middle = std::min(p.out, p.out / 2 / k.out_multiple * k.out_multiple);
+  run(k, w, x.data(), x_stride, p.tokens, 0, middle, y.data(), y_stride, e);
+  run(k, w, x.data(), x_stride, p.tokens, middle, p.out, y.data(), y_stride, e);
+  CHECK(y.intact(), "%s wrote outside y", k.name);
+
+  const std::vector<double> dense = weight.dense();
+  const bool rounds_x = std::strstr(k.name, "avx512bf16") != nullptr;  // activations rounded to bf16
+  double worst_ratio = 0;
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    const float* a = x.data() + t * x_stride;
+    const std::vector<double> q = w.block ? quantised(a, p.in) : std::vector<double>(a, a + p.in);
+    for (int64_t o = 0; o < p.out; ++o) {
+      double seen = 0, exact = 0, size = 0, bound = 0;
+      for (int64_t i = 0; i < p.in; ++i) {
+        const double wi = dense[static_cast<size_t>(o * p.in + i)];
+        seen += wi * q[static_cast<size_t>(i)];
+        exact += wi * a[i];
+        size += std::fabs(wi * a[i]);
+      }
+      // With a min, codes and min are summed apart and may cancel: rounding is relative to them, not to w.
+      if (w.has_min)
+        for (int64_t i = 0; i < p.in; ++i) size += 16 * std::fabs(a[i]) * 0.1;
+      // Quantising x moves each element by at most half a step.
+      for (int64_t b = 0; w.block && b < p.in; b += 32) {
+        float top = 0;
+        double sum = 0;
+        for (int64_t i = b; i < b + 32; ++i) {
+          top = std::max(top, std::fabs(a[i]));
+          sum += std::fabs(dense[static_cast<size_t>(o * p.in + i)]);
+        }
+        bound += 0.501 * top / 127 * sum;
+      }
+      double add = 0;
+      if (e.bias) add = double(e.bias[o]) + e.residual[t * e.residual_stride + o];
+      const double got = y[t * y_stride + o];
+      const double rounding = (rounds_x ? 1.0 / 256 : 2e-6) * size + 1e-6 * std::fabs(add) + 1e-7;
+      worst_ratio = std::max(worst_ratio, std::fabs(got - seen - add) / rounding);
+      CHECK(std::fabs(got - seen - add) <= rounding, "%s out %lld in %lld tokens %lld at [%lld, %lld]: %g, wanted %g",
+            k.name, (long long)p.out, (long long)p.in, (long long)p.tokens, (long long)t, (long long)o, got, seen + add);
+      CHECK(std::fabs(got - exact - add) <= bound + rounding, "%s: %g is off the exact %g", k.name, got, exact + add);
+      if (failures > 20) return;
+    }
+    for (int64_t o = p.out; o < y_stride; ++o)
+      CHECK(std::memcmp(&untouched, y.data() + t * y_stride + o, 4) == 0, "%s wrote between rows", k.name);
+  }
+  if (std::getenv("DATONG_TEST_VERBOSE")) std::printf("%-20s %g of the bound\n", k.name, worst_ratio);
+}
+
+// A token's result does not depend on its neighbours beyond the order of sums.
+void check_batching(const LinearKernel& k, const TestWeight& weight) {
+  const WeightView& w = weight.view;
+  const int64_t tokens = 37;
+  const std::vector<float> x = random_floats(tokens * w.in, 11);
+  std::vector<float> all(static_cast<size_t>(tokens * w.out)), one(all.size());
+  const Epilogue none{nullptr, nullptr, 0};
+  run(k, w, x.data(), w.in, tokens, 0, w.out, all.data(), w.out, none);
+  for (int64_t t = 0; t < tokens; ++t)
+    run(k, w, x.data() + t * w.in, w.in, 1, 0, w.out, one.data() + t * w.out, w.out, none);
+  const double error = nmse(all.data(), one.data(), tokens * w.out);
+  CHECK(error <= 1e-11, "%s: %g between 37 tokens at once and one by one", k.name, error);
+}
+
+// What is not finite is not hidden.
+void check_not_finite(const LinearKernel& k, const TestWeight& weight, float bad) {
+  const WeightView& w = weight.view;
+  std::vector<float> x = random_floats(9 * w.in, 12);
+  x[static_cast<size_t>(4 * w.in + w.in / 2)] = bad;
+  std::vector<float> y(static_cast<size_t>(9 * w.out));
+  run(k, w, x.data(), w.in, 9, 0, w.out, y.data(), w.out, Epilogue{nullptr, nullptr, 0});
+  for (int64_t t = 0; t < 9; ++t)
+    for (int64_t o = 0; o < w.out; ++o)
+      CHECK(std::isfinite(y[static_cast<size_t>(t * w.out + o)]) == (t != 4), "%s hides %g, or spreads it", k.name, bad);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const CpuFeatures cpu = detect_cpu_features();
+  const std::vector<Problem> block_problems = {{1, 256, 1}, {5, 512, 2},  {33, 768, 3}, {16, 256, 5},
+                                               {20, 1536, 7}, {50, 512, 13}, {17, 256, 29}};
+  const std::vector<Problem> small_problems = {{7, 32, 1}, {21, 64, 4}, {18, 576, 1}, {19, 576, 26}, {4, 96, 6}, {9, 160, 12}};
+  const std::vector<Problem> plain_problems = {{1, 1, 1}, {3, 17, 2}, {19, 33, 5}, {34, 100, 9}, {21, 576, 4}, {18, 63, 31}};
+  int tested = 0;
+  for (const char* format : kFormats) {
+    const bool plain = TestWeight(format, 1, 256, 1).view.block == 0, k = format[3] == 'k';
+    std::vector<Problem> problems = block_problems;
+    const std::vector<Problem>& more = plain ? plain_problems : small_problems;
+    if (!k) problems.insert(problems.end(), more.begin(), more.end());
+    for (const Problem& p : problems) {
+      const TestWeight weight(format, p.out, p.in, static_cast<uint32_t>(p.out * 1000 + p.in));
+      bool reference = false;
+      for (const LinearKernel& kernel : linear_kernels()) {
+        if (argc > 1 && !std::strstr(kernel.name, argv[1])) continue;
+        if (!kernel.usable(cpu, weight.view)) continue;
+        ++tested;
+        reference |= std::strstr(kernel.name, "_ref") != nullptr;
+        check(kernel, weight, p, false);
+        check(kernel, weight, p, true);
+        if (p.in == 512) check_batching(kernel, weight);
+        if (p.in == 512) check_not_finite(kernel, weight, std::nanf(""));
+        if (p.in == 512) check_not_finite(kernel, weight, INFINITY);
+      }
+      CHECK(reference || argc > 1, "%s has no reference kernel", format);
+    }
+  }
+  CHECK(tested > 0, "no kernel was tested");
+  return result();
+}
