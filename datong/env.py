@@ -1,0 +1,75 @@
+"""Every `DATONG_*` environment variable, declared once: name, type, default, meaning; `doctor` prints them.
+
+Variables are read when asked for, never at import, so that a test or a program may set them late.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from datong.errors import DatongError
+
+
+@dataclass(frozen=True)
+class Var:
+    """One variable. `default` is the text that `doctor` shows when it is unset."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+    def text(self) -> str | None:
+        """The value as set, without blanks around it; None when unset or empty."""
+        return os.environ.get(self.name, "").strip() or None
+
+
+CACHE = Var("DATONG_CACHE", "directory", "$XDG_CACHE_HOME/datong or ~/.cache/datong", "imported checkpoints lie here")
+ISA = Var("DATONG_ISA", "name", "the best that the processor has", "forces one variant of the CPU kernels, e.g. `ref`")
+PLUGINS = Var("DATONG_PLUGINS", "paths", "none", "C plug-ins to load as backends, separated like `PATH`")
+THREADS = Var("DATONG_THREADS", "int >= 1", "the cores this process may use", "threads of the CPU backend")
+VERIFY = Var("DATONG_VERIFY", "0 or 1", "0", "the graph is verified after each compiler pass")
+
+VARS: tuple[Var, ...] = (CACHE, ISA, PLUGINS, THREADS, VERIFY)
+
+
+def cache_dir() -> Path:
+    """Where Datong keeps what it can make again; not created here."""
+    text = CACHE.text()
+    if text:
+        return Path(text).expanduser().absolute()
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG base directory specification says that a relative value is to be ignored.
+    base = Path(xdg) if os.path.isabs(xdg) else Path("~/.cache").expanduser()
+    return base / "datong"
+
+
+def isa() -> str | None:
+    """The kernel variant that the user forces; None: let the backend choose."""
+    return ISA.text()
+
+
+def plugins() -> tuple[Path, ...]:
+    """Shared libraries that the user wants as backends, in order."""
+    text = PLUGINS.text() or ""
+    return tuple(Path(part).expanduser().absolute() for part in text.split(os.pathsep) if part.strip())
+
+
+def threads() -> int | None:
+    """How many threads the user asks for; None: let the backend choose. Raises DatongError for a bad value."""
+    text = THREADS.text()
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 4096:
+        raise DatongError("env", f"`{THREADS.name}` must be a whole number from 1 to 4096, it is `{text}`")
+    return int(text)
+
+
+def verify() -> bool:
+    """Is the graph to be verified after each pass? Raises DatongError for a bad value."""
+    text = VERIFY.text()
+    if text not in (None, "0", "1"):
+        raise DatongError("env", f"`{VERIFY.name}` must be 0 or 1, it is `{text}`")
+    return text == "1"
