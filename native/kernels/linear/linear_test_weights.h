@@ -64,19 +64,11 @@ class TestWeight {
   }
 
   // w[o, i] by the formula of datong/spec/formats.py.
-  double at(int64_t o, int64_t i) const {
-    const int64_t n = o * view.in + i;
-    if (!view.block) return plain_at(n);
-    const int64_t b = n / view.block;
-    double code = view.codes[n];
-    if (view.codes_dtype == DT_I8) code = static_cast<int8_t>(view.codes[n]);
-    if (view.codes_dtype == DT_I4 || view.codes_dtype == DT_U4) {
-      const int v = view.codes[n / 2] >> (n % 2 * 4) & 15;
-      code = view.codes_dtype == DT_I4 && v >= 8 ? v - 16 : v;
-    }
-    double w = level(view.scale, view.super_scale, b) * code;
-    if (view.has_min) w += view.min_sign * level(view.min, view.super_min, b);
-    return w;
+  double at(int64_t o, int64_t i) const { return product(o * view.in + i) + min(o * view.in + i); }
+
+  // Size of the two terms: what rounding errors are relative to, for they may cancel.
+  double size_at(int64_t o, int64_t i) const {
+    return std::fabs(product(o * view.in + i)) + std::fabs(min(o * view.in + i));
   }
 
   // Every value, [out, in].
@@ -137,6 +129,19 @@ class TestWeight {
       std::memcpy(&f, &bits, 4);
     }
     return f;
+  }
+  double product(int64_t n) const {  // n: flat index
+    if (!view.block) return plain_at(n);
+    return level(view.scale, view.super_scale, n / view.block) * code(n);
+  }
+  double min(int64_t n) const {
+    return view.has_min ? view.min_sign * level(view.min, view.super_min, n / view.block) : 0;
+  }
+  int code(int64_t n) const {
+    if (view.codes_dtype == DT_I8) return static_cast<int8_t>(view.codes[n]);
+    if (view.codes_dtype == DT_U8) return view.codes[n];
+    const int v = view.codes[n / 2] >> (n % 2 * 4) & 15;
+    return view.codes_dtype == DT_I4 && v >= 8 ? v - 16 : v;
   }
   double level(const void* one, const uint16_t* super, int64_t b) const {
     if (!view.super_block) return half_value(get(one, b));
