@@ -1,0 +1,89 @@
+"""Compiled plans are kept, so that a second start imports no ONNX and compiles nothing.
+
+    key = sha256 of: plan version, hash of graph.onnx, where the weights lie, context length, strict and fuse,
+          and of each backend its name, interface version and fusions
+
+A kept plan that cannot be read, or whose weights are not in their files any more, is made again. Plans lie under the
+cache directory (env.py); a directory that cannot be written costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from datong import env
+from datong.compiler import files, plan
+from datong.errors import CompileError, PackageError
+from datong.package.manifest import GRAPH
+from datong.package.reader import Package
+from datong.spec.backend import Backend
+from datong.spec.ops import OPSET_VERSION
+from datong.spec.program import Program
+
+
+
+def cached_program(
+    package: Package, backends: Sequence[Backend], *, strict: bool = False, fuse: bool = True
+) -> Program:
+    """The program of a package for `backends`, best first: kept, or compiled and kept. Raises as compile_package."""
+    path = plan_path(package, backends, strict=strict, fuse=fuse)
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    from datong.compiler.pipeline import compile_package  # imports onnx_ir, a second that the warm path saves
+
+    program = compile_package(package, backends, strict=strict, fuse=fuse)
+    _write(path, plan.to_json(program))
+    return program
+
+
+def plan_path(package: Package, backends: Sequence[Backend], *, strict: bool, fuse: bool) -> Path:
+    """Where the plan lies, or would. Raises PackageError when graph.onnx cannot be read."""
+    try:
+        graph = hashlib.sha256((package.root / GRAPH).read_bytes()).hexdigest()
+    except OSError as error:
+        raise PackageError("compile", f"`{GRAPH}` of the package cannot be read: {error.strerror}") from error
+    facts = [
+        plan.FORMAT,
+        plan.VERSION,
+        OPSET_VERSION,
+        graph,
+        str(package.weights_root.absolute()),
+        package.manifest.context_length,
+        strict,
+        fuse,
+        [[b.name, list(b.api_version), sorted(b.fusions())] for b in backends],
+    ]
+    return env.cache_dir() / "plans" / f"{hashlib.sha256(msgspec.json.encode(facts)).hexdigest()}.json"
+
+
+def _read(path: Path) -> Program | None:
+    """The kept program, None if there is none that can be used."""
+    try:
+        program = plan.from_json(path.read_bytes())
+        pieces = (p for part in program.parts for value in part.values.values() for p in value.pieces)
+        files.check_pieces(Path(program.package), pieces)
+    except (OSError, CompileError, PackageError):
+        return None
+    return program
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Keep the plan: a temporary file in the same directory, then a rename, so that no half plan is ever seen."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".plan-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(name, path)
+        except OSError:
+            os.unlink(name)
+            raise

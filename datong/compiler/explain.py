@@ -1,0 +1,98 @@
+"""What runs where, and every refusal with its reason: what `datong compile --explain` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from datong.errors import Unsupported
+from datong.spec.backend import Backend, Placed, Yes
+from datong.spec.program import Program
+
+UNKNOWN = "-"
+
+
+def explain_data(
+    program: Program, backends: Sequence[Backend] = (), placed: Iterable[Placed] | None = None
+) -> dict[str, Any]:
+    """The facts as plain data, for `--json`.
+
+    Args:
+        program:  what was compiled.
+        backends: asked for the implementation of each node; may be empty.
+        placed:   what an Executable says about itself; goes before the answers of `backends`.
+
+    Returns:
+        `placement`: rows of op, backend, implementation, count; `refusals`: rows of backend, reason, count, nodes;
+        `parts`: backend, nodes, inputs, outputs, caches, arena_bytes.
+    """
+    known = {row.node: row.implementation for row in placed or ()}
+    by_name = {backend.name: backend for backend in backends}
+    placement: dict[tuple[str, str, str], int] = {}
+    for part in program.parts:
+        for node in part.nodes:
+            how = known.get(node.name)
+            if how is None and part.backend in by_name:
+                answer = by_name[part.backend].supports(node, part.values)
+                how = answer.implementation if isinstance(answer, Yes) else None
+            key = (node.op, part.backend, how or UNKNOWN)
+            placement[key] = placement.get(key, 0) + 1
+    return {
+        "placement": [
+            {"op": op, "backend": backend, "implementation": how, "count": n}
+            for (op, backend, how), n in placement.items()
+        ],
+        "refusals": _grouped(program.refusals),
+        "parts": [
+            {
+                "backend": part.backend,
+                "nodes": len(part.nodes),
+                "inputs": list(part.inputs),
+                "outputs": list(part.outputs),
+                "caches": len(part.caches),
+                "arena_bytes": dict(part.arena_bytes),
+            }
+            for part in program.parts
+        ],
+    }
+
+
+def _grouped(refusals: Iterable[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for backend, node, why in refusals:
+        groups.setdefault((backend, why), []).append(node)
+    return [
+        {"backend": backend, "reason": why, "count": len(nodes), "nodes": nodes}
+        for (backend, why), nodes in groups.items()
+    ]
+
+
+def explain(program: Program, backends: Sequence[Backend] = (), placed: Iterable[Placed] | None = None) -> str:
+    """The same as text."""
+    data = explain_data(program, backends, placed)
+    lines = ["placement"]
+    lines += _table([(r["op"], r["backend"], r["implementation"], f"x{r['count']}") for r in data["placement"]])
+    lines += ["", "refusals" if data["refusals"] else "refusals: none"]
+    lines += _refusals(data["refusals"])
+    return "\n".join(lines) + "\n"
+
+
+def explain_unsupported(error: Unsupported) -> str:
+    """Why a compilation stopped: every refused node, grouped by reason."""
+    lines = [error.message, "", "refusals", *_refusals(_grouped(("", node, why) for node, why in error.reasons))]
+    return "\n".join(lines) + "\n"
+
+
+def _refusals(groups: Iterable[dict[str, Any]]) -> list[str]:
+    lines = []
+    for group in groups:
+        nodes = group["nodes"]
+        more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
+        backend = f"{group['backend']}: " if group["backend"] else ""
+        lines += [f"  {backend}{group['reason']} (x{group['count']})", f"      {', '.join(nodes[:3])}{more}"]
+    return lines
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
+    return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

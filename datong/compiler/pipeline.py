@@ -1,0 +1,140 @@
+"""The compiler on a page: graph.onnx `[batch, seq]` -> Program over flattened tokens and paged caches.
+
+Each line below is a pass, in order; its file says what it requires and ensures. The graph is verified after each one
+with `verify=True` or DATONG_VERIFY=1. This module imports onnx_ir: on the warm path go through cache.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from datong import env
+from datong.compiler import memory, partition
+from datong.compiler import verify as check
+from datong.compiler.draft import Draft
+from datong.compiler.partition import Placer
+from datong.compiler.passes import (
+    bind_block_weights,
+    bind_weights,
+    check_interface,
+    drop_dead,
+    drop_noops,
+    flatten_tokens,
+    fuse_add_rms_norm,
+    fuse_linear_add,
+    fuse_linear_glu,
+    fuse_linear_multi,
+    infer_shapes,
+    inline_functions,
+    lower_graph,
+    merge_duplicates,
+    recognise_attention,
+    recognise_elementwise,
+    recognise_embedding,
+    recognise_glu,
+    recognise_linear,
+    recognise_rms_norm,
+    recognise_rope,
+    recognise_rope_table,
+    recognise_slice,
+    select_rows,
+)
+from datong.package.reader import Package
+from datong.spec.backend import Backend
+from datong.spec.program import Program
+
+FRONT: tuple[tuple[str, Callable[[ir.Graph, Path], int]], ...] = (
+    ("check_interface", check_interface.run),  # inputs and outputs of a decoder
+    ("bind_weights", bind_weights.run),  # initializers -> file, offset, length
+    ("bind_block_weights", bind_block_weights.run),  # dequantisation chains -> weights
+    ("infer_shapes", infer_shapes.run),  # where batch and seq are
+    ("drop_noops", drop_noops.run),
+    ("recognise_embedding", recognise_embedding.run),
+    ("recognise_linear", recognise_linear.run),
+    ("recognise_slice", recognise_slice.run),
+    ("recognise_rms_norm", recognise_rms_norm.run),
+    ("recognise_rope_table", recognise_rope_table.run),
+    ("recognise_rope", recognise_rope.run),
+    ("recognise_attention", recognise_attention.run),  # caches leave the graph
+    ("recognise_glu", recognise_glu.run),
+    ("recognise_elementwise", recognise_elementwise.run),
+    ("flatten_tokens", flatten_tokens.run),  # [batch, seq, n] -> [T, n], or a refusal by name
+)
+BACK: tuple[tuple[str, Callable[[Draft, Placer], int]], ...] = (
+    ("merge_duplicates", merge_duplicates.run),
+    ("drop_dead", drop_dead.run),
+    ("select_rows", select_rows.run),  # logits only where asked
+)
+FUSE: tuple[tuple[str, Callable[[Draft, Placer], int]], ...] = (
+    ("fuse_linear_glu", fuse_linear_glu.run),
+    ("fuse_linear_multi", fuse_linear_multi.run),
+    ("fuse_linear_add", fuse_linear_add.run),
+    ("fuse_add_rms_norm", fuse_add_rms_norm.run),
+)
+
+
+def compile_graph(
+    model: ir.Model,
+    root: Path,
+    backends: Sequence[Backend],
+    *,
+    strict: bool = False,
+    verify: bool = False,
+    fuse: bool = True,
+    context_length: int = 0,
+) -> Program:
+    """Compile a model whose weights lie under `root` for `backends`, best first. The model is not changed.
+
+    Raises Unsupported with the reasons where a node has no form in the operator set or no backend takes it,
+    CompileError, IntegrityError or ContainmentError for a graph that is not what a package holds.
+    """
+    verify = verify or env.verify()
+    draft = lower(model.clone(), root, verify)
+    placer = Placer(backends)
+    for name, back in BACK + (FUSE if fuse else ()):
+        back(draft, placer)
+        if verify:
+            check.draft(draft, after=name)
+    parts, refusals = partition.partition(draft, placer, strict)
+    vocab = draft.values[draft.output].shape[-1]
+    compiled = Program(
+        package=str(root.absolute()),
+        parts=tuple(memory.plan(part) for part in parts),
+        vocab_size=vocab if isinstance(vocab, int) else 0,
+        context_length=context_length,
+        refusals=refusals,
+    )
+    if verify:
+        check.program(compiled)
+    return compiled
+
+
+def lower(model: ir.Model, root: Path, verify: bool = False) -> Draft:
+    """The front half, in place on `model`: a draft that knows nothing of backends yet."""
+    inline_functions.run(model)
+    for name, front in FRONT:
+        front(model.graph, root)
+        if verify:
+            check.graph(model.graph, after=name, lowered=name == FRONT[-1][0])
+    draft = lower_graph.run(model.graph)
+    if verify:
+        check.draft(draft, after="lower_graph")
+    return draft
+
+
+def compile_package(
+    package: Package, backends: Sequence[Backend], *, strict: bool = False, verify: bool = False, fuse: bool = True
+) -> Program:
+    """Compile a package for `backends`, best first; see compile_graph. `cache.cached_program` remembers the result."""
+    return compile_graph(
+        package.graph(),
+        package.weights_root,
+        backends,
+        strict=strict,
+        verify=verify,
+        fuse=fuse,
+        context_length=package.manifest.context_length,
+    )
