@@ -1,0 +1,104 @@
+// Vectors of f32 as wide as the flags of the including file allow, with the compiler's vector extension: one source
+// serves AVX-512 (16), AVX2 (8) and anything else (4). For ISA files only: everything has internal linkage.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "core/convert.h"
+
+namespace datong {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t VecI __attribute__((vector_size(kLanes * 4)));
+
+inline Vec load(const float* p) {
+  Vec v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
+inline Vec splat(float f) { return Vec{} + f; }
+inline VecI splat_int(int32_t i) { return VecI{} + i; }
+inline Vec as_float(VecI v) { return reinterpret_cast<Vec>(v); }
+inline VecI as_int(Vec v) { return reinterpret_cast<VecI>(v); }
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
+inline float sum(Vec v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+// 0 <= n < kLanes values, the rest 0.
+inline Vec load_part(const float* p, int64_t n) {
+  float lanes[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+inline void store_part(float* p, Vec v, int64_t n) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+// kLanes values of f16 or bf16.
+inline Vec load_half(const uint16_t* p, bool bf16) {
+#if defined(__AVX512F__)
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  if (bf16) return (Vec)_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+  return (Vec)_mm512_cvtph_ps(h);
+#elif defined(__AVX2__)
+  const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  if (bf16) return (Vec)_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+  return (Vec)_mm256_cvtph_ps(h);
+#else
+  Vec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = bf16 ? bf16_to_f32(p[i]) : f16_to_f32(p[i]);
+  return v;
+#endif
+}
+
+inline uint16_t to_f16(float f) {
+#if defined(__F16C__)
+  return static_cast<uint16_t>(_cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT));
+#else
+  return f32_to_f16(f);
+#endif
+}
+
+// e^x to within 2 units in the last place; 0 below -87.3, e^88.7 above 88.7. NaN gives no promise.
+// Cephes expf: x = n ln2 + r, polynomial of degree 5 in r, scaled by 2^n through the exponent bits.
+inline Vec exp(Vec argument) {
+  const Vec x = max(min(argument, splat(88.7f)), splat(-87.33f));
+  const Vec shifter = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec n = (x * 1.44269504f + shifter) - shifter;
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln2 in two parts
+  Vec p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const Vec y = p * r * r + r + 1.0f;
+  const VecI power = (__builtin_convertvector(n, VecI) + 127) << 23;
+  return argument < -87.33f ? Vec{} : y * as_float(power);
+}
+
+}  // namespace
+}  // namespace datong

@@ -1,0 +1,44 @@
+// The operators of this backend, in the order of datong/spec/ops.py.
+#include "core/error.h"
+#include "executor/task.h"
+
+namespace datong {
+namespace {
+
+struct Operator {
+  const char* name;
+  MakeTask make;
+};
+
+constexpr Operator kOperators[] = {
+    {"embedding", make_embedding},
+    {"linear", make_linear},
+    {"rms_norm", make_rms_norm},
+    {"rope_table", make_rope_table},
+    {"rope", make_rope},
+    {"attention", make_attention},
+    {"glu", make_glu},
+    {"add", make_elementwise},
+    {"mul", make_elementwise},
+    {"sigmoid", make_elementwise},
+    {"slice", make_slice},
+    {"take_rows", make_take_rows},
+    {"add_rms_norm", make_add_rms_norm},
+    {"linear_multi", make_linear_multi},
+    {"linear_glu", make_linear_glu},
+    {"linear_add", make_linear_add},
+};
+
+constexpr const char* kFused[] = {"add_rms_norm", "linear_multi", "linear_glu", "linear_add", nullptr};
+
+}  // namespace
+
+std::unique_ptr<Task> make_task(const NodeView& node, const BuildContext& context) {
+  for (const Operator& o : kOperators)
+    if (node.op() == o.name) return o.make(node, context);
+  node.refuse("this backend has no such operator");
+}
+
+const char* const* fused_operators() { return kFused; }
+
+}  // namespace datong

@@ -1,0 +1,354 @@
+#include "executor/program.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace datong {
+namespace {
+
+// A step of more tokens would overflow no sum below; no machine has memory for it.
+constexpr int64_t kMostTokens = int64_t{1} << 24;
+
+}  // namespace
+
+Program::Program(std::shared_ptr<Device> device, const dt_part& part, const ProgramOptions& options)
+    : device_(std::move(device)), options_(options), cache_type_(options.cache_type) {
+  if (part.struct_size < offsetof(dt_part, arena_rows) + sizeof part.arena_rows)
+    throw Error(DT_INVALID, text("[cpu] dt_part has struct_size %zu, version 1.0 has %zu", part.struct_size, sizeof part));
+  constexpr int32_t kMost = 1 << 22;
+  for (int32_t count : {part.value_count, part.node_count, part.input_count, part.output_count, part.cache_count})
+    if (count < 0 || count > kMost) throw Error(DT_INVALID, text("[cpu] a part has %d of something", count));
+  if ((part.value_count && !part.values) || (part.node_count && !part.nodes) || (part.input_count && !part.inputs) ||
+      (part.output_count && !part.outputs) || (part.cache_count && !part.caches))
+    throw Error(DT_INVALID, "[cpu] a part counts things that it does not have");
+  read_values(part);
+  read_inputs(part);
+  read_caches(part);
+  place_temps(part);
+  build_tasks(part);
+  plan_barriers();
+  at_.assign(values_.size(), nullptr);
+  own_.resize(static_cast<size_t>(device_->pool.size()));
+  own_at_.assign(own_.size(), nullptr);
+  job_ = [this](Team& team) { run_tasks(team); };
+  if (options_.max_tokens) reserve(options_.max_tokens, std::max<int64_t>(1, options_.max_rows));
+}
+
+void Program::read_values(const dt_part& part) {
+  bool all_f32 = true;
+  std::vector<std::pair<const uint8_t*, int64_t>> seen;  // tied weights are mapped once
+  for (int32_t i = 0; i < part.value_count; ++i) {
+    values_.push_back(read_value(item(part.values, i), &files_));
+    const Value& v = values_.back();
+    private_bytes_ += static_cast<int64_t>(v.floats.size() * 4 + v.ints.size() * 8);
+    if (v.kind != DT_WEIGHT) continue;
+    all_f32 = all_f32 && v.weight.view.codes_dtype == DT_F32;
+    const std::pair<const uint8_t*, int64_t> key{v.weight.view.codes, v.weight.bytes};
+    if (std::find(seen.begin(), seen.end(), key) != seen.end()) continue;
+    seen.push_back(key);
+    mapped_bytes_ += v.weight.bytes;
+  }
+  if (!options_.cache_type_given) cache_type_ = all_f32 ? CacheType::f32 : CacheType::f16;
+}
+
+void Program::read_inputs(const dt_part& part) {
+  auto index = [&](int32_t i) {
+    if (i < 0 || i >= part.value_count) throw Error(DT_INVALID, text("[cpu] the part's inputs or outputs name value %d", i));
+    return i;
+  };
+  for (int32_t i = 0; i < part.input_count; ++i) {
+    const int value = index(part.inputs[i]);
+    const Value& v = values_[static_cast<size_t>(value)];
+    if (v.kind != DT_INPUT) throw Error(DT_INVALID, text("[cpu] part input `%.120s` is of another kind", v.name.c_str()));
+    Source source = Source::host;
+    if (v.name == "ids") source = Source::ids;
+    if (v.name == "positions") source = Source::positions;
+    if (v.name == "rows") source = Source::rows;
+    if (source != Source::host && (v.dtype != DT_I64 || v.width != 1 ||
+                                   v.lead != (source == Source::rows ? Lead::rows : Lead::tokens)))
+      throw Error(DT_INVALID, text("[cpu] part input `%s` wants i64 [%s]", v.name.c_str(), source == Source::rows ? "R" : "T"));
+    inputs_.push_back({value, source});
+  }
+  for (int32_t i = 0; i < part.output_count; ++i) {
+    const int value = index(part.outputs[i]);
+    const Value& v = values_[static_cast<size_t>(value)];
+    if (v.kind != DT_TEMP) throw Error(DT_INVALID, text("[cpu] part output `%.120s` is computed by nobody", v.name.c_str()));
+    outputs_.push_back(value);
+    std::vector<int64_t> dims{0};
+    dims.insert(dims.end(), v.dims.begin(), v.dims.end());
+    output_dims_.push_back(dims);
+  }
+}
+
+void Program::read_caches(const dt_part& part) {
+  for (int32_t i = 0; i < part.cache_count; ++i) {
+    const dt_cache_spec& c = item(part.caches, i);
+    constexpr int32_t kMost = 1 << 16;
+    if (c.kv_heads < 1 || c.key_dim < 1 || c.value_dim < 1 || c.kv_heads > kMost || c.key_dim > kMost ||
+        c.value_dim > kMost || c.window < 0)
+      throw Error(DT_INVALID, text("[cpu] the cache of layer %d has a size that is not positive or too large", c.layer));
+    for (const CacheSpec& other : caches_)
+      if (other.layer == c.layer) throw Error(DT_INVALID, text("[cpu] layer %d has two caches", c.layer));
+    caches_.push_back({c.layer, c.kv_heads, c.key_dim, c.value_dim, c.window});
+  }
+  for (const CacheSpec& c : caches_) longest_window_ = std::max(longest_window_, c.window);
+  for (const CacheSpec& c : caches_)
+    if (c.window == 0) longest_window_ = 0;
+}
+
+// Planned temps must lie in their arena; the others get their own place behind it.
+void Program::place_temps(const dt_part& part) {
+  int64_t end[3] = {0, part.arena_tokens, part.arena_rows};
+  if (end[1] < 0 || end[2] < 0) throw Error(DT_INVALID, "[cpu] an arena has a negative size");
+  constexpr int64_t kMost = int64_t{1} << 36;  // bytes per token
+  for (Value& v : values_) {
+    if (v.kind != DT_TEMP) continue;
+    if (v.arena == Lead::none) {
+      v.arena = v.lead;
+      int64_t& at = end[static_cast<int>(v.lead)];
+      v.offset = (at + 63) / 64 * 64;
+      v.size = v.row_bytes();
+      at = v.offset + v.size;
+      if (at > kMost) throw Error(DT_INVALID, "[cpu] the temps of a part are too large");
+    } else if (v.size > kMost || v.offset > (v.arena == Lead::tokens ? part.arena_tokens : part.arena_rows) - v.size) {
+      throw Error(DT_INVALID, text("[cpu] temp `%.120s` lies outside its arena", v.name.c_str()));
+    }
+  }
+  for (int lead : {1, 2}) unit_bytes_[lead] = end[lead];
+}
+
+void Program::check_defined(const NodeView& node, std::vector<bool>& defined) const {
+  for (int i = 0; i < node.input_count(); ++i) {
+    const int index = node.input_index(i);
+    if (index >= 0 && !defined[static_cast<size_t>(index)])
+      node.invalid(text("reads `%.120s`, which nothing before it makes", values_[static_cast<size_t>(index)].name.c_str()));
+  }
+  for (int i = 0; i < node.output_count(); ++i) {
+    const auto index = static_cast<size_t>(node.output_index(i));
+    if (values_[index].kind != DT_TEMP || defined[index])
+      node.invalid(text("writes `%.120s`, which is no temp or is made twice", values_[index].name.c_str()));
+    defined[index] = true;
+  }
+}
+
+void Program::build_tasks(const dt_part& part) {
+  std::vector<bool> defined(values_.size());
+  for (size_t i = 0; i < values_.size(); ++i) defined[i] = values_[i].kind == DT_WEIGHT || values_[i].kind == DT_CONST;
+  for (const Input& input : inputs_) defined[static_cast<size_t>(input.value)] = true;
+  const BuildContext context{device_->features, &caches_};
+  for (int32_t i = 0; i < part.node_count; ++i) {
+    const NodeView node(item(part.nodes, i), values_);
+    check_defined(node, defined);
+    tasks_.push_back(make_task(node, context));
+    std::vector<int> reads, writes;
+    for (int k = 0; k < node.input_count(); ++k)
+      if (node.present(k) && values_[static_cast<size_t>(node.input_index(k))].kind == DT_TEMP)
+        reads.push_back(node.input_index(k));
+    for (int k = 0; k < node.output_count(); ++k) writes.push_back(node.output_index(k));
+    reads_.push_back(reads);
+    writes_.push_back(writes);
+  }
+  for (int output : outputs_)
+    if (!defined[static_cast<size_t>(output)])
+      throw Error(DT_INVALID, text("[cpu] part output `%.120s` is made by no node", values_[static_cast<size_t>(output)].name.c_str()));
+}
+
+// A barrier stands before a task that touches bytes which a task since the last barrier wrote, or that writes bytes
+// which one read. Shared scratch is such bytes too: a task that uses it waits for the last user.
+void Program::plan_barriers() {
+  std::vector<Span> read, written;
+  bool shared_used = false;
+  for (size_t i = 0; i < tasks_.size(); ++i) {
+    std::vector<Span> reads, writes;
+    auto span = [&](int value) {
+      const Value& v = values_[static_cast<size_t>(value)];
+      return Span{v.arena, v.offset, v.offset + v.size};
+    };
+    for (int v : reads_[i]) reads.push_back(span(v));
+    for (int v : writes_[i]) writes.push_back(span(v));
+    auto clash = [](const std::vector<Span>& a, const std::vector<Span>& b) {
+      for (const Span& x : a)
+        for (const Span& y : b)
+          if (x.overlaps(y)) return true;
+      return false;
+    };
+    const bool shared = tasks_[i]->scratch(64, 64, device_->pool.size()).shared > 0;
+    const bool wait = clash(reads, written) || clash(writes, written) || clash(writes, read) || (shared && shared_used);
+    if (wait) {
+      read.clear();
+      written.clear();
+      shared_used = false;
+    }
+    barrier_before_.push_back(wait);
+    read.insert(read.end(), reads.begin(), reads.end());
+    written.insert(written.end(), writes.begin(), writes.end());
+    shared_used = shared_used || shared;
+  }
+}
+
+std::unique_ptr<Cache> Program::create_cache(int64_t blocks) const {
+  return std::make_unique<Cache>(caches_, cache_type_, blocks);
+}
+
+int64_t Program::arena_bytes() const {
+  size_t bytes = arenas_[1].size + arenas_[2].size + shared_.size;
+  for (const Block& b : own_) bytes += b.size;
+  return static_cast<int64_t>(bytes);
+}
+
+void Program::Free::operator()(uint8_t* p) const { std::free(p); }
+
+Program::Memory Program::allocate(size_t bytes) {
+  auto* p = static_cast<uint8_t*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
+  if (!p) throw Error(DT_OUT_OF_MEMORY, text("[cpu] no memory for %zu bytes of activations", bytes));
+  return Memory(p);
+}
+
+void Program::Block::grow(size_t bytes) {
+  if (bytes <= size) return;
+  memory.reset();
+  size = 0;
+  memory = allocate(bytes);
+  size = bytes;
+}
+
+// Room and addresses for a step of that size. Temps are packed for the step at hand, so that a small step stays in cache.
+void Program::reserve(int64_t tokens, int64_t rows) {
+  if (tokens == placed_tokens_ && rows == placed_rows_) return;
+  placed_tokens_ = -1;
+  const int64_t counts[3] = {0, tokens, rows};
+  for (int lead : {1, 2}) arenas_[lead].grow(static_cast<size_t>(unit_bytes_[lead] * counts[lead] + 64));
+  Scratch most;
+  for (const auto& task : tasks_) {
+    const Scratch s = task->scratch(tokens, rows, device_->pool.size());
+    most.shared = std::max(most.shared, s.shared);
+    most.own = std::max(most.own, s.own);
+  }
+  shared_.grow(most.shared + 64);
+  for (size_t i = 0; i < own_.size(); ++i) {
+    own_[i].grow(most.own + 64);
+    own_at_[i] = own_[i].memory.get();
+  }
+  for (size_t i = 0; i < values_.size(); ++i) {
+    const Value& v = values_[i];
+    if (v.kind != DT_TEMP) continue;
+    const int lead = static_cast<int>(v.arena);
+    at_[i] = arenas_[lead].memory.get() + v.offset * counts[lead];
+  }
+  placed_tokens_ = tokens;
+  placed_rows_ = rows;
+}
+
+void Program::check_step(const dt_step& step, const Cache* cache) const {
+  if (step.struct_size < offsetof(dt_step, row_indices) + sizeof step.row_indices)
+    throw Error(DT_INVALID, text("[run] dt_step has struct_size %zu, version 1.0 has %zu", step.struct_size, sizeof step));
+  auto number = [](int64_t n) { return static_cast<long long>(n); };
+  if (step.tokens < 0 || step.tokens > kMostTokens || step.rows < 0 || step.rows > kMostTokens || step.sequences < 0 ||
+      step.sequences > kMostTokens)
+    throw Error(DT_INVALID, text("[run] a step has %lld tokens, %lld sequences and %lld rows", number(step.tokens),
+                                 number(step.sequences), number(step.rows)));
+  if (options_.max_tokens && step.tokens > options_.max_tokens)
+    throw Error(DT_INVALID, text("[run] a step of %lld tokens came, max_tokens is %lld", number(step.tokens),
+                                 number(options_.max_tokens)));
+  if (options_.max_rows && step.rows > options_.max_rows)
+    throw Error(DT_INVALID, text("[run] a step with %lld rows came, max_rows is %lld", number(step.rows),
+                                 number(options_.max_rows)));
+  if ((step.tokens && (!step.ids || !step.positions)) || (step.rows && !step.row_indices))
+    throw Error(DT_INVALID, "[run] the step lacks ids, positions or row_indices");
+  if (caches_.empty()) return;
+  if (!cache) throw Error(DT_INVALID, "[run] the part has attention, the step came without a cache");
+  if (cache->specs() != caches_ || cache->type() != cache_type_)
+    throw Error(DT_INVALID, "[run] the cache belongs to another program");
+  if (step.tokens && step.sequences == 0) throw Error(DT_INVALID, "[run] the step has tokens and no sequences");
+  if (step.sequences) check_tables(step, *cache);
+}
+
+// Every block that attention will read or write exists.
+void Program::check_tables(const dt_step& step, const Cache& cache) const {
+  auto number = [](int64_t n) { return static_cast<long long>(n); };
+  if (!step.query_starts || !step.context_lens || !step.block_tables || step.table_width < 0)
+    throw Error(DT_INVALID, "[run] the step lacks query_starts, context_lens or block_tables");
+  if (step.query_starts[0] != 0 || step.query_starts[step.sequences] != step.tokens)
+    throw Error(DT_INVALID, text("[run] query_starts run from 0 to the %lld tokens of the step, %lld to %lld came",
+                                 number(step.tokens), number(step.query_starts[0]),
+                                 number(step.query_starts[step.sequences])));
+  for (int64_t s = 0; s < step.sequences; ++s) {
+    const int64_t fresh = step.query_starts[s + 1] - step.query_starts[s], context = step.context_lens[s];
+    if (fresh < 0 || step.query_starts[s + 1] > step.tokens)
+      throw Error(DT_INVALID, text("[run] query_starts of sequence %lld are not in order", number(s)));
+    if (fresh == 0) continue;
+    if (context < fresh)
+      throw Error(DT_INVALID, text("[run] sequence %lld has %lld new tokens and a context of %lld", number(s), number(fresh),
+                                   number(context)));
+    if (context > step.table_width * kBlockSize)
+      throw Error(DT_INVALID, text("[run] sequence %lld has a context of %lld tokens, its block table covers %lld", number(s),
+                                   number(context), number(step.table_width * kBlockSize)));
+    const int64_t seen = longest_window_ ? std::max<int64_t>(0, context - fresh - longest_window_ + 1) : 0;
+    const int32_t* table = step.block_tables + s * step.table_width;
+    for (int64_t b = seen / kBlockSize; b * kBlockSize < context; ++b)
+      if (table[b] < 0 || table[b] >= cache.blocks())
+        throw Error(DT_INVALID, text("[run] block %lld of sequence %lld is %d, the cache has blocks 0 .. %lld", number(b),
+                                     number(s), table[b], number(cache.blocks() - 1)));
+  }
+}
+
+void Program::bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t input_count) {
+  int32_t next = 0;
+  for (const Input& input : inputs_) {
+    const Value& v = values_[static_cast<size_t>(input.value)];
+    void*& at = at_[static_cast<size_t>(input.value)];
+    if (input.source == Source::ids) at = const_cast<int64_t*>(step.ids);
+    if (input.source == Source::positions) at = const_cast<int64_t*>(step.positions);
+    if (input.source == Source::rows) at = const_cast<int64_t*>(step.row_indices);
+    if (input.source != Source::host) continue;
+    if (next >= input_count || !inputs) throw Error(DT_INVALID, text("[run] input `%.120s` did not come", v.name.c_str()));
+    const dt_tensor& t = item(inputs, next++);
+    int64_t elements = 1;
+    for (int32_t i = 0; i < t.rank && t.dims; ++i) elements *= t.dims[i];
+    if (t.dtype != v.dtype || elements != run_.count(v.lead) * v.width || (elements && !t.data))
+      throw Error(DT_INVALID, text("[run] input `%.120s` has another dtype or size than [%lld, %lld]", v.name.c_str(),
+                                   static_cast<long long>(run_.count(v.lead)), static_cast<long long>(v.width)));
+    at = t.data;
+  }
+  if (next != input_count) throw Error(DT_INVALID, text("[run] %d inputs came, the part has %d", input_count, next));
+}
+
+void Program::run(const Cache* cache, const dt_step& step, const dt_tensor* inputs, int32_t input_count,
+                  dt_tensor* outputs, int32_t output_count) {
+  check_step(step, cache);
+  if (output_count != static_cast<int32_t>(outputs_.size()))
+    throw Error(DT_INVALID, text("[run] %d outputs were asked for, the part has %zu", output_count, outputs_.size()));
+  run_.tokens = step.tokens;
+  run_.rows = step.rows;
+  run_.sequences = step.sequences;
+  run_.query_starts = step.query_starts;
+  run_.context_lens = step.context_lens;
+  run_.block_tables = step.block_tables;
+  run_.table_width = step.table_width;
+  run_.cache = cache;
+  reserve(step.tokens, step.rows);
+  bind_inputs(step, inputs, input_count);
+  run_.at = at_.data();
+  run_.shared = shared_.memory.get();
+  run_.own = own_at_.data();
+  for (const auto& task : tasks_) task->check(run_);
+  device_->pool.run(job_);
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    const Value& v = values_[static_cast<size_t>(outputs_[i])];
+    output_dims_[i][0] = run_.count(v.lead);
+    outputs[i] = {sizeof(dt_tensor), v.dtype, static_cast<int32_t>(output_dims_[i].size()), output_dims_[i].data(),
+                  at_[static_cast<size_t>(outputs_[i])]};
+  }
+}
+
+void Program::run_tasks(Team& team) const {
+  for (size_t i = 0; i < tasks_.size(); ++i) {
+    if (barrier_before_[i]) team.barrier();
+    tasks_[i]->run(run_, team);
+  }
+}
+
+}  // namespace datong

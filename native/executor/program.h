@@ -1,0 +1,108 @@
+// A part made runnable: its values resolved, a task per node, memory for one step.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/mapped_file.h"
+#include "executor/task.h"
+
+namespace datong {
+
+struct Device {
+  CpuFeatures features;
+  std::string isa;
+  ThreadPool pool;
+  Device(CpuFeatures f, std::string name, int threads) : features(f), isa(std::move(name)), pool(threads) {}
+};
+
+struct ProgramOptions {
+  CacheType cache_type = CacheType::f16;
+  bool cache_type_given = false;  // else f32 where all weights are f32
+  int64_t max_tokens = 0;         // largest step; 0: grows as needed
+  int64_t max_rows = 0;
+};
+
+class Program {
+ public:
+  // Throws Error. `part` is not needed afterwards.
+  Program(std::shared_ptr<Device> device, const dt_part& part, const ProgramOptions& options);
+
+  // Runs all nodes. `inputs`: one per part input that is not ids, positions or rows, in order. `outputs`: one per part
+  // output; filled in. Throws Error(DT_INVALID) before anything was computed or stored.
+  void run(const Cache* cache, const dt_step& step, const dt_tensor* inputs, int32_t input_count, dt_tensor* outputs,
+           int32_t output_count);
+
+  std::unique_ptr<Cache> create_cache(int64_t blocks) const;
+  size_t node_count() const { return tasks_.size(); }
+  const std::string& implementation(size_t node) const { return tasks_[node]->implementation; }
+  const std::vector<CacheSpec>& caches() const { return caches_; }
+  CacheType cache_type() const { return cache_type_; }
+  int64_t mapped_bytes() const { return mapped_bytes_; }
+  int64_t private_bytes() const { return private_bytes_; }
+  int64_t arena_bytes() const;
+
+ private:
+  enum class Source { ids, positions, rows, host };
+  struct Input {
+    int value;
+    Source source;
+  };
+  struct Span {  // a temp's place in an arena
+    Lead arena;
+    int64_t begin, end;
+    bool overlaps(const Span& o) const { return arena == o.arena && begin < o.end && o.begin < end; }
+  };
+
+  void read_values(const dt_part& part);
+  void read_inputs(const dt_part& part);
+  void read_caches(const dt_part& part);
+  void place_temps(const dt_part& part);
+  void build_tasks(const dt_part& part);
+  void check_defined(const NodeView& node, std::vector<bool>& defined) const;
+  void plan_barriers();
+  void check_step(const dt_step& step, const Cache* cache) const;
+  void check_tables(const dt_step& step, const Cache& cache) const;
+  void bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t input_count);
+  void reserve(int64_t tokens, int64_t rows);
+  void run_tasks(Team& team) const;
+
+  std::shared_ptr<Device> device_;
+  ProgramOptions options_;
+  MappedFiles files_;
+  std::vector<Value> values_;
+  std::vector<Input> inputs_;
+  std::vector<int> outputs_;
+  std::vector<CacheSpec> caches_;
+  CacheType cache_type_;
+  int64_t longest_window_ = 0;  // of all caches; 0: one is unlimited
+  std::vector<std::unique_ptr<Task>> tasks_;
+  std::vector<std::vector<int>> reads_, writes_;  // temps of each task
+  std::vector<bool> barrier_before_;
+  int64_t mapped_bytes_ = 0, private_bytes_ = 0;
+
+  // memory of a step: grows, never shrinks
+  int64_t unit_bytes_[3] = {0, 0, 0};  // of each arena, by Lead
+  struct Free {
+    void operator()(uint8_t* p) const;
+  };
+  using Memory = std::unique_ptr<uint8_t, Free>;
+  static Memory allocate(size_t bytes);
+  struct Block {
+    Memory memory;
+    size_t size = 0;
+    void grow(size_t bytes);
+  };
+  Block arenas_[3], shared_;
+  std::vector<Block> own_;
+  std::vector<void*> at_;
+  std::vector<uint8_t*> own_at_;
+  std::vector<std::vector<int64_t>> output_dims_;
+  int64_t placed_tokens_ = -1, placed_rows_ = -1;
+  Run run_;
+  std::function<void(Team&)> job_;
+};
+
+}  // namespace datong

@@ -1,0 +1,77 @@
+// One node, ready to run. All threads of the team run all tasks, in order; a task splits its own work.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/cpu_features.h"
+#include "core/thread_pool.h"
+#include "executor/cache.h"
+#include "executor/value.h"
+
+namespace datong {
+
+// What a task sees of the step. Pointers are valid during the step only.
+struct Run {
+  int64_t tokens = 0, rows = 0, sequences = 0;
+  const int64_t* query_starts = nullptr;  // [S + 1]
+  const int64_t* context_lens = nullptr;  // [S]
+  const int32_t* block_tables = nullptr;  // [S, table_width]
+  int64_t table_width = 0;
+  const Cache* cache = nullptr;
+  void* const* at = nullptr;         // address of each value, by index
+  uint8_t* shared = nullptr;         // scratch that all threads see
+  uint8_t* const* own = nullptr;     // scratch of each thread, by team index
+  int64_t count(Lead lead) const { return lead == Lead::rows ? rows : tokens; }
+  const float* floats(int index) const { return static_cast<const float*>(at[index]); }
+  float* result(int index) const { return static_cast<float*>(at[index]); }
+};
+
+struct Scratch {
+  size_t shared = 0, own = 0;  // bytes
+};
+
+class Task {
+ public:
+  virtual ~Task() = default;
+
+  // Called by every thread of the team with the same Run. Must not throw or allocate.
+  virtual void run(const Run&, Team&) const = 0;
+
+  // Scratch for a step of that size. Shared scratch is not kept from one task to the next.
+  virtual Scratch scratch(int64_t /*tokens*/, int64_t /*rows*/, int /*threads*/) const { return {}; }
+
+  // Looks at the numbers in the step (token ids, rows) before anything runs. Throws Error(DT_INVALID).
+  virtual void check(const Run&) const {}
+
+  std::string implementation;
+};
+
+struct BuildContext {
+  CpuFeatures features;
+  const std::vector<CacheSpec>* caches = nullptr;  // null: a question, not a compilation
+};
+
+// Checks the node and picks its kernels. Throws Error(DT_UNSUPPORTED) with the reason, or Error(DT_INVALID).
+std::unique_ptr<Task> make_task(const NodeView&, const BuildContext&);
+
+// Names of the operators of tier `fused` that make_task knows; ends with null.
+const char* const* fused_operators();
+
+using MakeTask = std::unique_ptr<Task> (*)(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_embedding(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_linear(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_linear_add(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_linear_multi(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_linear_glu(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_rms_norm(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_add_rms_norm(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_rope_table(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_rope(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_attention(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_glu(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_elementwise(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_slice(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_take_rows(const NodeView&, const BuildContext&);
+
+}  // namespace datong

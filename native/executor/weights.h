@@ -1,0 +1,34 @@
+// From the pieces of a weight to what the kernels take.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/mapped_file.h"
+#include "datong/backend.h"
+#include "kernels/linear/linear.h"
+
+namespace datong {
+
+// Reads values[i] of an array that the host laid out: its structs may be longer than ours.
+template <class Struct>
+const Struct& item(const Struct* array, int64_t i) {
+  return *reinterpret_cast<const Struct*>(reinterpret_cast<const char*>(array) +
+                                          i * static_cast<int64_t>(array->struct_size));
+}
+
+struct Weight {
+  WeightView view;  // pointers are null until mapped
+  std::vector<std::shared_ptr<MappedFile>> files;
+  int64_t bytes = 0;  // of all pieces
+};
+
+// Checks format, dims [out, in] (or [n]: out = 1) and pieces of a value of kind DT_WEIGHT. With `files` the pieces are
+// mapped too. Throws Error: DT_UNSUPPORTED for an unknown format, DT_INVALID for pieces that do not fit, DT_IO.
+Weight read_weight(const dt_value& value, MappedFiles* files);
+
+// Values of a mapped plain weight (f32, f16, bf16) as f32: norm weights and biases, which are small.
+std::vector<float> plain_values(const WeightView& view);
+
+}  // namespace datong

@@ -1,0 +1,15 @@
+#include "kernels/attention/attention.h"
+
+namespace datong {
+
+static const Variant<AttentionKernel> kVariants[] = {
+#if DATONG_X86
+    {"avx512", has_avx512, {attend_avx512, store_kv_avx2}},  // storing is bound by memory
+    {"avx2", has_avx2, {attend_avx2, store_kv_avx2}},
+#endif
+    {"ref", always, {attend_ref, store_kv_ref}},
+};
+
+std::span<const Variant<AttentionKernel>> attention_variants() { return kVariants; }
+
+}  // namespace datong

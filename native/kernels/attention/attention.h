@@ -1,0 +1,75 @@
+// Attention over a paged K/V cache: the part that one thread does for a few query rows of one K/V head.
+//
+//   s[r, j] = softcap(scale * q[r] . K[j]);  softcap(x) = cap * tanh(x / cap), or x where cap is 0
+//   out[r]  = sum_j exp(s[r, j] - max[r]) * V[j] over the keys j in [first[r], last[r]) and [begin, end)
+//   sum[r]  = sum_j exp(s[r, j] - max[r]);  max[r] = max_j s[r, j], -inf where no key is seen
+//
+// The caller divides out by sum. Results of two key ranges can be merged, see merge_attention.
+//
+// A cache block holds kBlockSize tokens of one layer. K lies transposed, so that a vector holds one channel of many
+// tokens and scores need no horizontal sums; V lies by token:
+//
+//   K  [blocks, kv_heads, key_dim, kBlockSize]       V  [blocks, kv_heads, kBlockSize, value_pad]
+//
+// value_pad = value_dim rounded up to kValuePad; the padding stays 0. Element type f32, f16 or bf16.
+// The score of a slot outside [first, last) is not used; K and V there must be finite or are not read.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "core/dispatch.h"
+
+namespace datong {
+
+// 32: two AVX-512 vectors of scores; a block of 64 channels in f16 is 4 KiB, a page.
+constexpr int64_t kBlockSize = 32;
+constexpr int64_t kValuePad = 16;  // floats in the widest vector
+constexpr int kMaxRows = 8;        // rows of one call; 8 x 2 accumulators fit the 32 AVX-512 registers
+
+enum class CacheType { f32, f16, bf16 };
+
+inline int64_t cache_type_bytes(CacheType type) { return type == CacheType::f32 ? 4 : 2; }
+inline int64_t padded_value_dim(int64_t value_dim) { return (value_dim + kValuePad - 1) / kValuePad * kValuePad; }
+
+// One layer of a cache.
+struct CacheLayer {
+  uint8_t* keys;
+  uint8_t* values;
+  CacheType type;
+  int64_t kv_heads, key_dim, value_dim, value_pad;
+};
+
+struct AttentionArgs {
+  const CacheLayer* layer;
+  int64_t head;                  // K/V head
+  const int32_t* blocks;         // key j lies in block blocks[j / kBlockSize], slot j % kBlockSize
+  int64_t begin, end;            // keys of this call
+  int rows;                      // 1 .. kMaxRows
+  const float* q[kMaxRows];      // each [key_dim]
+  int64_t first[kMaxRows], last[kMaxRows];
+  float scale, softcap;
+  float* out;                    // [rows, value_pad]
+  float* max;                    // [rows]
+  float* sum;                    // [rows]
+};
+
+struct AttentionKernel {
+  void (*attend)(const AttentionArgs&);
+  // Put one token's key [key_dim] and value [value_dim] into (block, slot) of K/V head `head`.
+  void (*store)(const CacheLayer&, int64_t block, int64_t slot, int64_t head, const float* key, const float* value);
+};
+
+std::span<const Variant<AttentionKernel>> attention_variants();
+
+// out, max, sum [..] of one row := those of both parts. Either may have seen no key.
+void merge_attention(float* out, float* max, float* sum, const float* other_out, float other_max, float other_sum,
+                     int64_t n);
+
+void attend_ref(const AttentionArgs&);
+void store_kv_ref(const CacheLayer&, int64_t, int64_t, int64_t, const float*, const float*);
+void attend_avx2(const AttentionArgs&);
+void store_kv_avx2(const CacheLayer&, int64_t, int64_t, int64_t, const float*, const float*);
+void attend_avx512(const AttentionArgs&);
+
+}  // namespace datong

@@ -1,0 +1,199 @@
+// Body of the vector variants; included by each ISA file.
+//
+// Keys are taken in chunks of a few blocks: scores of the chunk for all rows, then the softmax update (one rescale per
+// chunk), then the weighted sum of the values. K and V of a block are read once for all rows.
+#include "core/simd.h"
+#include "kernels/attention/attention.h"
+
+namespace datong {
+namespace {
+
+constexpr int kChunkBlocks = 4;
+constexpr int64_t kChunk = kChunkBlocks * kBlockSize;
+constexpr float kMinusInf = -__builtin_inff();
+
+// Accumulators of `rows` x 2 vectors must fit the registers: 32 with AVX-512, 16 below.
+constexpr int kTileRows = kLanes == 16 ? kMaxRows : 4;
+
+template <CacheType type>
+inline Vec load_cache(const uint8_t* base, int64_t i) {
+  if constexpr (type == CacheType::f32)
+    return load(reinterpret_cast<const float*>(base) + i);
+  else
+    return load_half(reinterpret_cast<const uint16_t*>(base) + i, type == CacheType::bf16);
+}
+
+// scores[r, 0 : kBlockSize] = q[r] . K of one block, unscaled.
+template <int R, CacheType type>
+inline void block_scores(const AttentionArgs& a, int row0, const uint8_t* keys, float (*scores)[kChunk]) {
+  constexpr int kSplit = R <= 2 ? 2 : 1;  // few rows: two sums per score, or the adder's latency limits
+  const int64_t dim = a.layer->key_dim;
+  for (int64_t slot = 0; slot < kBlockSize; slot += 2 * kLanes) {
+    Vec acc[kSplit][R][2] = {};
+    int64_t d = 0;
+    for (; d + kSplit <= dim; d += kSplit)
+      for (int u = 0; u < kSplit; ++u) {
+        const Vec k0 = load_cache<type>(keys, (d + u) * kBlockSize + slot);
+        const Vec k1 = load_cache<type>(keys, (d + u) * kBlockSize + slot + kLanes);
+        for (int r = 0; r < R; ++r) {
+          const Vec q = splat(a.q[row0 + r][d + u]);
+          acc[u][r][0] += q * k0;
+          acc[u][r][1] += q * k1;
+        }
+      }
+    if (d < dim)
+      for (int r = 0; r < R; ++r)
+        for (int c = 0; c < 2; ++c)
+          acc[0][r][c] += splat(a.q[row0 + r][d]) * load_cache<type>(keys, d * kBlockSize + slot + c * kLanes);
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < 2; ++c)
+        store(&scores[r][slot + c * kLanes], kSplit == 2 ? acc[0][r][c] + acc[kSplit - 1][r][c] : acc[0][r][c]);
+  }
+}
+
+inline Vec soft_cap(Vec s, float cap) {
+  const Vec e = exp(s * (2.0f / cap));
+  return cap * (1.0f - 2.0f / (e + 1.0f));  // tanh
+}
+
+// Scores of one row -> weights exp(s - max) in place; unseen keys get 0. Updates max and sum; returns what to multiply
+// the earlier results with. `start` is the key of scores[0], `n` a multiple of kBlockSize.
+inline float softmax_update(const AttentionArgs& a, int r, float* scores, int64_t start, int64_t n) {
+  const int64_t from = (a.begin > a.first[r] ? a.begin : a.first[r]) - start;
+  const int64_t to = (a.end < a.last[r] ? a.end : a.last[r]) - start;
+  const bool all = from <= 0 && to >= n;
+  Vec top = splat(kMinusInf);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Vec s = load(scores + i) * a.scale;
+    if (a.softcap > 0) s = soft_cap(s, a.softcap);
+    if (!all) {
+      VecI index = splat_int(static_cast<int32_t>(i));
+      for (int lane = 0; lane < kLanes; ++lane) index[lane] += lane;
+      const VecI seen = (index >= static_cast<int32_t>(from < -kChunk ? -kChunk : from)) &
+                        (index < static_cast<int32_t>(to > n ? n : to < 0 ? 0 : to));
+      s = seen ? s : splat(kMinusInf);
+    }
+    store(scores + i, s);
+    top = max(s, top);
+  }
+  float lanes[kLanes];
+  store(lanes, top);
+  float largest = a.max[r];
+  for (float lane : lanes) largest = lane > largest ? lane : largest;
+  if (largest == kMinusInf) {
+    for (int64_t i = 0; i < n; i += kLanes) store(scores + i, Vec{});
+    return 1;
+  }
+  Vec total = {};
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Vec p = exp(load(scores + i) - largest);
+    store(scores + i, p);
+    total += p;
+  }
+  const float shrink = exp(splat(a.max[r] - largest))[0];  // 0 at the first chunk: max was -inf
+  a.sum[r] = a.sum[r] * shrink + sum(total);
+  a.max[r] = largest;
+  return shrink;
+}
+
+// One chunk: its blocks and which of its slots any row sees.
+struct Chunk {
+  const uint8_t* values[kChunkBlocks];
+  int64_t from, to;  // slots counted from the chunk's start
+};
+
+// out[r, at : at + C * kLanes] = out * shrink[r] + weights[r] . V
+template <int R, int C, CacheType type>
+inline void weigh_columns(const AttentionArgs& a, int row0, const Chunk& chunk, const float (*weights)[kChunk],
+                          const float* shrink, int64_t at) {
+  const int64_t pad = a.layer->value_pad;
+  Vec acc[R][C];
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) acc[r][c] = load(a.out + (row0 + r) * pad + at + c * kLanes) * shrink[r];
+  for (int64_t j = chunk.from; j < chunk.to; ++j) {
+    const uint8_t* values = chunk.values[j / kBlockSize];
+    const int64_t row = j % kBlockSize * pad + at;
+    Vec v[C];
+    for (int c = 0; c < C; ++c) v[c] = load_cache<type>(values, row + c * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const Vec p = splat(weights[r][j]);
+      for (int c = 0; c < C; ++c) acc[r][c] += p * v[c];
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) store(a.out + (row0 + r) * pad + at + c * kLanes, acc[r][c]);
+}
+
+template <int R, CacheType type>
+inline void weigh_values(const AttentionArgs& a, int row0, const Chunk& chunk, const float (*weights)[kChunk],
+                         const float* shrink) {
+  constexpr int kWide = R <= 3 ? 4 : 2;
+  const int64_t pad = a.layer->value_pad;
+  int64_t at = 0;
+  for (; at + kWide * kLanes <= pad; at += kWide * kLanes)
+    weigh_columns<R, kWide, type>(a, row0, chunk, weights, shrink, at);
+  for (; at < pad; at += kLanes) weigh_columns<R, 1, type>(a, row0, chunk, weights, shrink, at);
+}
+
+template <int R, CacheType type>
+void attend_tile(const AttentionArgs& a, int row0) {
+  const CacheLayer& l = *a.layer;
+  for (int64_t i = 0; i < R * l.value_pad; ++i) a.out[row0 * l.value_pad + i] = 0;
+  int64_t lo = a.end, hi = a.begin;  // keys that any row sees
+  for (int r = row0; r < row0 + R; ++r) {
+    a.max[r] = kMinusInf;
+    a.sum[r] = 0;
+    if (a.first[r] < lo) lo = a.first[r];
+    if (a.last[r] > hi) hi = a.last[r];
+  }
+  if (lo < a.begin) lo = a.begin;
+  if (hi > a.end) hi = a.end;
+  const int64_t size = cache_type_bytes(type), key_block = l.key_dim * kBlockSize * size,
+                value_block = l.value_pad * kBlockSize * size;
+  alignas(64) float scores[R][kChunk];
+  float shrink[R];
+  for (int64_t start = lo / kBlockSize * kBlockSize; start < hi; start += kChunk) {
+    Chunk chunk;
+    chunk.from = lo > start ? lo - start : 0;
+    chunk.to = hi - start < kChunk ? hi - start : kChunk;
+    const int64_t count = (chunk.to + kBlockSize - 1) / kBlockSize;
+    for (int64_t b = 0; b < count; ++b) {
+      const int64_t block = a.blocks[start / kBlockSize + b] * l.kv_heads + a.head;
+      chunk.values[b] = l.values + block * value_block;
+      block_scores<R, type>(a, row0, l.keys + block * key_block,
+                            reinterpret_cast<float(*)[kChunk]>(&scores[0][b * kBlockSize]));
+    }
+    for (int r = 0; r < R; ++r)
+      shrink[r] = softmax_update(a, row0 + r, scores[r], start, count * kBlockSize);
+    weigh_values<R, type>(a, row0, chunk, scores, shrink);
+  }
+}
+
+template <CacheType type>
+void attend_type(const AttentionArgs& a) {
+  for (int row = 0; row < a.rows; row += kTileRows) {
+    switch (a.rows - row < kTileRows ? a.rows - row : kTileRows) {
+      case 1: attend_tile<1, type>(a, row); break;
+      case 2: attend_tile<2, type>(a, row); break;
+      case 3: attend_tile<3, type>(a, row); break;
+      case 4: attend_tile<4, type>(a, row); break;
+#if defined(__AVX512F__)
+      case 5: attend_tile<5, type>(a, row); break;
+      case 6: attend_tile<6, type>(a, row); break;
+      case 7: attend_tile<7, type>(a, row); break;
+      case 8: attend_tile<8, type>(a, row); break;
+#endif
+    }
+  }
+}
+
+inline void attend_simd(const AttentionArgs& a) {
+  switch (a.layer->type) {
+    case CacheType::f32: return attend_type<CacheType::f32>(a);
+    case CacheType::f16: return attend_type<CacheType::f16>(a);
+    case CacheType::bf16: return attend_type<CacheType::bf16>(a);
+  }
+}
+
+}  // namespace
+}  // namespace datong

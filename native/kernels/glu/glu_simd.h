@@ -1,0 +1,22 @@
+// Body of the vector variants; included by each ISA file.
+#include "core/simd.h"
+#include "kernels/glu/glu.h"
+
+namespace datong {
+namespace {
+
+Vec silu(Vec g) { return g / (1.0f + exp(-g)); }
+
+void silu_glu_simd(const GluArgs& a) {
+  for (int64_t r = 0; r < a.rows; ++r) {
+    const float *gate = a.gate + r * a.gate_stride, *up = a.up + r * a.up_stride;
+    float* y = a.y + r * a.y_stride;
+    int64_t i = 0;
+    for (; i + kLanes <= a.n; i += kLanes) store(y + i, silu(load(gate + i)) * load(up + i));
+    const int64_t rest = a.n - i;
+    if (rest) store_part(y + i, silu(load_part(gate + i, rest)) * load_part(up + i, rest), rest);
+  }
+}
+
+}  // namespace
+}  // namespace datong

@@ -1,0 +1,14 @@
+#include "kernels/rope/rope.h"
+
+namespace datong {
+
+static const Variant<Rope> kVariants[] = {
+#if DATONG_X86
+    {"avx2", has_avx2, rope_avx2},
+#endif
+    {"ref", always, rope_ref},
+};
+
+std::span<const Variant<Rope>> rope_variants() { return kVariants; }
+
+}  // namespace datong
