@@ -66,7 +66,7 @@ def manifest_of(
         parallel=_parallel(operators, imported.config),
         text=text_hashes(texts),
         ignored=Ignored(dict(imported.ignored_keys), dict(imported.weights.ignored)),
-        golden=[],
+        goldens=[],
     )
 
 

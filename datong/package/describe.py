@@ -9,6 +9,7 @@ import msgspec
 from datong.package.reader import Package
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 CACHE_BYTES = {"f32": 4, "f16": 2}
@@ -40,7 +41,7 @@ def describe(package: Package) -> dict[str, Any]:
         "files": msgspec.to_builtins(manifest.files),
         "sealed": manifest.sealed,
         "hashed_files": sum(f.sha256 is not None for f in manifest.files),
-        "golden_vectors": len(manifest.golden),
+        "golden_vectors": len(manifest.goldens),
         "tokenizer": package.tokenizer_file is not None,
         "chat_template": manifest.text.chat_template_sha256 is not None,
         "ignored": msgspec.to_builtins(manifest.ignored),
@@ -65,16 +66,21 @@ def number(count: int) -> str:
     return str(count)
 
 
-def tables(info: dict[str, Any]) -> list[Table]:
-    """The tables that `datong inspect` prints of `describe`'s result."""
+def render(info: dict[str, Any]) -> Group:
+    """What `datong inspect` prints of `describe`'s result: rich tables, one below the other."""
+    from rich.console import Group
+
     made = [_summary(info), _formats(info), _operators(info), _files(info)]
-    return [*made, _ignored(info)] if any(info["ignored"].values()) else made
+    if any(info["ignored"].values()):
+        made.append(_ignored(info))
+    return Group(*(part for table in made for part in (table, "")))
 
 
 def _table(title: str, *columns: str) -> Table:
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="bold")
+    table.min_width = len(title)  # else rich wraps the title to the width of the columns
     for name in columns:
         table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
     return table
@@ -124,7 +130,7 @@ def _operators(info: dict[str, Any]) -> Table:
     title = f"operators (set {spec['version']}, ONNX opset {spec['onnx_opset']}, IR {spec['onnx_ir']})"
     table = _table(title, "operator", ">count", "types")
     for row in spec["operators"]:
-        seen = sorted({dtype for slot in (*row["inputs"], *row["outputs"]) for dtype in slot})
+        seen = sorted({dtype for slot in (*row["inputs"], *row["outputs"]) for dtype in slot.split("|") if dtype})
         name = f"{row['domain']}:{row['op']}" if row["domain"] else row["op"]
         _row(table, name, row["count"], ", ".join(seen))
     return table

@@ -224,7 +224,7 @@ class _Use:
     def entry(self, domain: str, op: str) -> OperatorUse:
         """The row of the manifest."""
         values = {name: sorted(seen.values(), key=_order) for name, seen in sorted(self.attributes.items())}
-        inputs, outputs = ([sorted(slot) for slot in slots] for slots in (self.inputs, self.outputs))
+        inputs, outputs = (["|".join(sorted(slot)) for slot in slots] for slots in (self.inputs, self.outputs))
         return OperatorUse(domain, op, self.count, inputs, outputs, values)
 
 

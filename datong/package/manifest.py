@@ -57,8 +57,8 @@ class OperatorUse(_Strict, frozen=True):
     domain: Text  # empty: ai.onnx
     op: Text
     count: Positive
-    inputs: list[list[str]]  # per input position, the element types seen
-    outputs: list[list[str]]
+    inputs: list[str]  # per position the element types seen, `bf16|f32`; empty: never given
+    outputs: list[str]
     attributes: dict[str, list[AttrValue]]  # name -> the values seen, in order
 
 
@@ -166,7 +166,7 @@ class Manifest(_Strict, frozen=True):
     parallel: Parallel
     text: TextHashes
     ignored: Ignored
-    golden: list[Golden]
+    goldens: list[Golden]
 
     def file(self, path: str) -> FileEntry | None:
         """The entry of one file; None when it is not listed."""
@@ -244,7 +244,7 @@ def check(manifest: Manifest, where: str) -> None:
     if manifest.sealed and any(f.sha256 is None for f in manifest.files):
         raise PackageError(where, "a sealed package has a `sha256` for every file, here one is missing")
     _check_sums(manifest, where)
-    for i, golden in enumerate(manifest.golden):
+    for i, golden in enumerate(manifest.goldens):
         good = (
             golden.position < len(golden.ids)
             and len(golden.tokens) == len(golden.logits)
@@ -252,7 +252,7 @@ def check(manifest: Manifest, where: str) -> None:
         )
         if not good:
             raise PackageError(
-                where, f"a golden vector names positions and tokens that exist, `$.golden[{i}]` does not"
+                where, f"a golden vector names positions and tokens that exist, `$.goldens[{i}]` does not"
             )
 
 

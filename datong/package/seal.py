@@ -28,10 +28,10 @@ TOP = 8  # logits kept; enough to see a wrong scale, not only a wrong winner
 def seal(
     package: Package,
     logits_fn: LogitsFn | None = None,
-    *,
     backend: str = "reference",
-    prompts: Sequence[str] = PROMPTS,
     progress: Progress | None = None,
+    *,
+    prompts: Sequence[str] = PROMPTS,
 ) -> Package:
     """Hash every file, record golden vectors, and rewrite datong.json; returns the package opened anew.
 
@@ -39,17 +39,17 @@ def seal(
         package:   to be sealed; its datong.json must be writable.
         logits_fn: runs the model, ids [T] int64 -> [T, vocab] float32. None: the golden vectors stay as they are.
         backend:   name of the backend behind `logits_fn`, for the record.
-        prompts:   tokenised by the package's own tokenizer; without one, fixed ids are used.
         progress:  told of bytes hashed.
+        prompts:   tokenised by the package's own tokenizer; without one, fixed ids are used.
 
     Raises:
         IntegrityError: a file is not what an earlier hash says; sealing would hide that.
     """
     files = [_hashed(package, entry, progress) for entry in package.manifest.files]
-    golden = list(package.manifest.golden)
+    goldens = list(package.manifest.goldens)
     if logits_fn is not None:
-        golden = [_golden(ids, logits_fn, package.manifest.vocab_size, backend) for ids in token_ids(package, prompts)]
-    sealed = msgspec.structs.replace(package.manifest, files=files, sealed=True, golden=golden)
+        goldens = [_golden(ids, logits_fn, package.manifest.vocab_size, backend) for ids in token_ids(package, prompts)]
+    sealed = msgspec.structs.replace(package.manifest, files=files, sealed=True, goldens=goldens)
     check(sealed, NAME)
     replace_files(package.root, {NAME: encode(sealed)})
     return open_package(package.root, weights_root=package.weights_root)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from datong.package.files import Progress, sha256_file
 from datong.package.manifest import GRAPH, Golden
 from datong.package.reader import AGAIN, MAX_GRAPH, Package, open_package
 from datong.package.seal import LogitsFn, run
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Status = Literal["ok", "failed", "skipped"]
 
@@ -61,6 +64,20 @@ class Report:
             "checks": [{"name": c.name, "status": c.status, "reason": c.reason} for c in self.checks],
         }
 
+    def render(self) -> Table:
+        """A rich table for people: what was checked, how it ended, why."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("check", "", "what was found"):
+            table.add_column(name, overflow="fold")
+        styles = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
+        for c in self.checks:
+            found = f"{c.reason}\nhint: {c.hint}" if c.hint else c.reason
+            table.add_row(Text(c.name), Text(c.status, style=styles[c.status]), Text(found))
+        return table
+
 
 class _Skip(Exception):  # noqa: N818  # control flow inside this file
     """The check cannot be made; the text says why."""
@@ -69,17 +86,17 @@ class _Skip(Exception):  # noqa: N818  # control flow inside this file
 def verify(
     package: Package | str | Path,
     logits_fn: LogitsFn | None = None,
+    progress: Progress | None = None,
     *,
     tolerance: float | None = None,
-    progress: Progress | None = None,
 ) -> Report:
     """Check the package; never raises for what is wrong with it, see `Report.raise_if_failed`.
 
     Args:
         package:   opened, or where it lies.
         logits_fn: runs the model, ids [T] int64 -> [T, vocab] float32; without it the golden vectors are skipped.
-        tolerance: largest |difference| of a logit, as a share of the largest |logit|; default by weight format.
         progress:  told of bytes hashed.
+        tolerance: largest |difference| of a logit, as a share of the largest |logit|; default by weight format.
     """
     report = Report()
 
@@ -109,9 +126,9 @@ def verify(
         check(f"hash {entry.path}", partial(_hash, found, entry.path, entry.sha256, progress))
     for name, body in (("offsets", _offsets), ("graph", _graph), ("operators", _operators), ("tokenizer", _text)):
         check(name, partial(body, found))
-    if not found.manifest.golden:
+    if not found.manifest.goldens:
         check("golden", partial(_skip, "no golden vectors: the package was not sealed with a backend"))
-    for i, golden in enumerate(found.manifest.golden):
+    for i, golden in enumerate(found.manifest.goldens):
         check(f"golden {i}", partial(_golden, found, golden, logits_fn, tolerance))
     return report
 

@@ -225,7 +225,7 @@ def _compare(directory: Path, new: Manifest) -> tuple[bool, bool]:
         files = [
             f if ours.get(f.path) and theirs.get(f.path) else structs.replace(f, sha256=None) for f in manifest.files
         ]
-        return structs.replace(manifest, sealed=False, golden=[], files=files)
+        return structs.replace(manifest, sealed=False, goldens=[], files=files)
 
     same = masked(old) == masked(new) and sha256_file(directory / GRAPH) == ours[GRAPH]
     return same, all(theirs.get(path) or not known for path, known in ours.items())
