@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from datong import dtypes
 from datong.spec import formats
 from datong.spec.formats import Format
-from datong.spec.program import Attr, CacheSpec, Dim, Node, Part, Piece, Value
+from datong.spec.program import ROWS, TOKENS, Attr, CacheSpec, Dim, Node, Part, Piece, Slot, Value
 from datong.spec.reference import dequantise
 
 Array = NDArray[Any]
@@ -92,7 +92,21 @@ class PartBuilder:
         """The part; writes the weights."""
         (Path(self.package) / FILE).write_bytes(bytes(self._bytes) + b"\0")
         inputs = tuple(name for name, v in self.values.items() if v.kind == "input")
-        return Part(self.backend, self.values, tuple(self.nodes), inputs, tuple(outputs), tuple(self.caches))
+        slots, sizes = self._plan()
+        nodes, caches = tuple(self.nodes), tuple(self.caches)
+        return Part(self.backend, self.values, nodes, inputs, tuple(outputs), caches, slots, sizes)
+
+    def _plan(self) -> tuple[dict[str, Slot], dict[str, int]]:
+        """A place of its own for each temp; 64 bytes apart, so that none shares a cache line per unit."""
+        slots: dict[str, Slot] = {}
+        sizes = {TOKENS: 0, ROWS: 0}
+        for name, value in self.values.items():
+            if value.kind == "temp":
+                arena = str(value.shape[0])
+                size = 4 * math.prod(d for d in value.shape[1:] if isinstance(d, int))
+                slots[name] = Slot(arena, sizes[arena], size)
+                sizes[arena] += -(-size // 64) * 64
+        return slots, sizes
 
     @property
     def package(self) -> str:

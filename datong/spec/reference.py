@@ -259,5 +259,6 @@ def evaluate(op: str, inputs: Sequence[Array | None], attrs: Mapping[str, Any]) 
     trimmed = list(inputs)
     while trimmed and trimmed[-1] is None and op != "linear_multi":
         trimmed.pop()
-    result = FUNCTIONS[op](*trimmed, **attrs)
+    with np.errstate(over="ignore", invalid="ignore"):  # IEEE 754 is the meaning: inf - inf is NaN, not an event
+        result = FUNCTIONS[op](*trimmed, **attrs)
     return result if isinstance(result, tuple) else (result,)
