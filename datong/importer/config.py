@@ -7,7 +7,6 @@ nobody asked for. So a new variant of a known model_type, announced by a new key
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,9 +75,9 @@ class Config:
         return int(self._checked(key, default, fits, f"a whole number from {minimum} to 2^31 - 1"))
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
-        """A finite number above 0."""
-        fits = lambda v: type(v) in (int, float) and math.isfinite(v) and 0 < v < 1e30  # noqa: E731
-        return float(self._checked(key, default, fits, "a number above 0"))
+        """A number from 1e-15 to 1e15, so that products of two stay finite in float32."""
+        fits = lambda v: type(v) in (int, float) and 1e-15 <= v <= 1e15  # noqa: E731
+        return float(self._checked(key, default, fits, "a number from 1e-15 to 1e15"))
 
     def flag(self, key: str, default: Any = REQUIRED) -> bool:
         """True or false."""

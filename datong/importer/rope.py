@@ -33,6 +33,7 @@ _KEYS = {
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
     "yarn": {"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "mscale",
              "mscale_all_dim", "truncate"},
+    "longrope": {"factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"},
 }  # fmt: skip
 
 
@@ -68,6 +69,8 @@ def read_rope(config: Config, head_dim: int, max_position: int, default_theta: f
         inv_freq = _llama3(parameters, inv_freq, max_position)
     elif kind == "yarn":
         inv_freq, scale, context = _yarn(parameters, theta, head_dim, max_position)
+    elif kind == "longrope":
+        inv_freq, scale = _longrope(parameters, inv_freq, max_position)
     parameters.finish()
     return Rope(inv_freq, scale, context)
 
@@ -137,8 +140,28 @@ def _yarn(parameters: Config, theta: float, dim: int, max_position: int) -> tupl
     powers = _powers(theta, dim)
     ramp = np.clip((np.arange(dim // 2, dtype=F32) - F32(low)) / F32(high - low), F32(0), F32(1))
     keep = F32(1) - ramp
+    context = int(original * factor)
+    if context >= 2**31:
+        raise parameters.error(f"rope: {original} positions times factor {factor:g} is more than 2^31 - 1")
     inv_freq = F32(1) / (F32(factor) * powers) * (F32(1) - keep) + F32(1) / powers * keep
-    return inv_freq.astype(F32), _yarn_scale(parameters, factor), max(max_position, int(original * factor))
+    return inv_freq.astype(F32), _yarn_scale(parameters, factor), max(max_position, context)
+
+
+def _longrope(parameters: Config, inv_freq: np.ndarray, max_position: int) -> tuple[np.ndarray, float]:
+    """A divisor for each frequency, stated as a list: inv_freq [dim / 2] f32, scale.
+
+    Only with the same list for short and long prompts: where they differ, keys cached for a short prompt are wrong in a
+    long one. So GGUF's `rope_freqs.weight` arrives here, and Phi-3 does not.
+    """
+    parameters.number("factor", 1.0)
+    parameters.integer("original_max_position_embeddings", max_position)
+    short, long = parameters.raw("short_factor"), parameters.raw("long_factor")
+    if short != long:
+        raise parameters.error("rope type `longrope` should have equal `short_factor` and `long_factor`, they differ")
+    numbers = isinstance(short, list) and all(type(v) in (int, float) and 0 < v < 1e30 for v in short)
+    if not numbers or len(short) != len(inv_freq):
+        raise parameters.error(f"rope `short_factor` should be a list of {len(inv_freq)} numbers above 0")
+    return inv_freq / np.array(short, dtype=F32), parameters.number("attention_factor")
 
 
 def _yarn_scale(parameters: Config, factor: float) -> float:

@@ -1,0 +1,184 @@
+"""Families: every key and tensor of the goldens is accounted for, and each mistake is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datong.errors import CheckpointError, ConfigError, DatongError, UnknownModel
+from datong.importer import checkpoint, registry
+from datong.importer.config import Config
+from datong.importer.models.decoder import Decoder
+
+GOLDENS = Path(__file__).parents[2] / "data" / "goldens"
+NAMES = ["llama3", "llama3_sharded", "smollm2", "qwen2", "qwen3", "internlm2", "internlm3", "internlm3_ntk"]
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "vocab_size": 100,
+}
+
+
+def golden(name: str, **changes: Any) -> dict[str, Any]:
+    values = json.loads((GOLDENS / name / "config.json").read_text()) | changes
+    return {k: v for k, v in values.items() if v is not ...}
+
+
+def read(model_type: str, **values: Any) -> Decoder:
+    config = Config({"model_type": model_type, **SMALL, **values}, model_type)
+    decoder = registry.FAMILIES[model_type](config)
+    config.finish()
+    return decoder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_goldens_are_accounted_for(name: str) -> None:
+    weights = checkpoint.read_weights(GOLDENS / name)
+    built = registry.build_model(golden(name), weights)
+    assert weights.taken == set(weights.weights) and not weights.ignored
+    assert built.vocab_size == 128 and len(built.caches) == 2
+    assert built.context_length == (16 if name == "internlm3_ntk" else 256)
+    assert "architectures" in built.ignored_keys
+
+
+def test_every_family_file_is_registered() -> None:
+    folder = Path(registry.__file__).parent / "models"
+    assert {p.stem for p in folder.glob("*.py")} - {"__init__", "decoder"} == set(registry.FAMILIES)
+
+
+@pytest.mark.parametrize("model_type", [None, "gpt2", 3, ["llama"]])
+def test_unknown_model(model_type: Any) -> None:
+    with pytest.raises(UnknownModel, match="model_type .* is not known") as error:
+        registry.build_model({"model_type": model_type}, checkpoint.read_weights(GOLDENS / "llama3"))
+    assert "internlm2, internlm3, llama, mistral, qwen2, qwen3" in (error.value.hint or "")
+
+
+@pytest.mark.parametrize("family", sorted(registry.FAMILIES))
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"hidden_act": "gelu"}, "`hidden_act` should be `silu`"),
+        ({"hidden_size": ...}, "`hidden_size` is missing"),
+        ({"vocab_size": 0}, "`vocab_size` should be a whole number"),
+        ({"num_key_value_heads": 3}, "should be a multiple of `num_key_value_heads` 3"),
+        ({"head_dim": 15, "num_key_value_heads": 2}, "size of a head should be even"),
+        ({"head_dim": None, "hidden_size": 66, "num_key_value_heads": 2}, "`hidden_size` 66 should be a multiple"),
+        ({"rms_norm_eps": 0}, "`rms_norm_eps` should be a number"),
+        ({"tie_word_embeddings": "yes"}, "`tie_word_embeddings` should be true or false"),
+        ({"num_experts": 8}, "`num_experts` is not known for model_type"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "format `fp8` are not supported yet"),
+    ],
+)
+def test_wrong_configs_are_named(family: str, changes: dict[str, Any], text: str) -> None:
+    values = {"num_key_value_heads": 2} | changes
+    values = {k: v for k, v in (SMALL | values).items() if v is not ...}
+    config = Config({"model_type": family, **values}, family)
+    with pytest.raises(ConfigError, match=text):
+        registry.FAMILIES[family](config)
+        config.finish()
+
+
+def test_family_defaults() -> None:
+    assert read("llama").kv_heads == 4 and read("llama").head_dim == 16
+    assert read("mistral", num_attention_heads=8).kv_heads == 8
+    assert read("mistral", num_attention_heads=8).windows == (4096,) * 4
+    assert read("mistral", num_key_value_heads=None, sliding_window=None).windows == (0,) * 4
+    assert read("mistral", num_key_value_heads=None, sliding_window=None).kv_heads == 4
+    assert read("qwen3", num_attention_heads=32).head_dim == 128
+    assert read("qwen3", num_key_value_heads=2, head_dim=None).head_dim == 16
+    assert read("internlm3", head_dim=16).kv_heads == 2 and read("internlm3").head_dim == 128
+    assert read("internlm2").qkv_bias and not read("internlm2", bias=False).qkv_bias
+    assert read("qwen2", num_key_value_heads=2).qkv_bias and not read("qwen2", num_key_value_heads=2).o_bias
+
+
+def test_biases() -> None:
+    llama = read("llama", attention_bias=True)
+    assert (llama.qkv_bias, llama.o_bias, llama.mlp_bias) == (True, True, False)
+    assert read("llama", mlp_bias=True).mlp_bias
+    three = read("internlm3", qkv_bias=True, bias=False)
+    assert (three.qkv_bias, three.o_bias, three.mlp_bias) == (True, False, False)
+    same = read("internlm3", attention_bias=True, mlp_bias=True)
+    assert (same.qkv_bias, same.o_bias, same.mlp_bias) == (True, True, True)
+    with pytest.raises(ConfigError, match="`bias` and `mlp_bias` mean the same"):
+        read("internlm3", bias=True, mlp_bias=False)
+
+
+@pytest.mark.parametrize(
+    ("values", "windows"),
+    [
+        ({}, (0, 0, 0, 0)),
+        ({"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 0}, (0, 0, 0, 0)),
+        ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3}, (0, 0, 0, 8)),
+        ({"use_sliding_window": True, "max_window_layers": 2}, (0, 0, 4096, 4096)),
+        ({"use_sliding_window": True, "sliding_window": None, "max_window_layers": 2}, (0, 0, 0, 0)),
+        ({"use_sliding_window": True, "sliding_window": 8}, (0, 0, 0, 0)),
+        (
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 4,
+             "layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]},
+            (8, 0, 0, 8),
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_windows(family: str, values: dict[str, Any], windows: tuple[int, ...]) -> None:
+    assert read(family, num_key_value_heads=2, **values).windows == windows
+
+
+@pytest.mark.parametrize(
+    ("types", "text"),
+    [
+        (["full_attention"], "should have 4 entries"),
+        (["linear_attention"] * 4, "should have 4 entries"),
+        ("full_attention", "should have 4 entries"),
+        ([["full_attention"]] * 4, "should have 4 entries"),
+        (["sliding_attention"] * 4, "no sliding window is in use"),
+    ],
+)
+def test_wrong_layer_types(types: Any, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        read("qwen2", num_key_value_heads=2, layer_types=types)
+
+
+def test_missing_misshapen_and_left_over_tensors_are_named() -> None:
+    for changes, text in (
+        ({"num_hidden_layers": 3}, r"tensor `model.layers.2.input_layernorm.weight` \[64\] is not in the checkpoint"),
+        ({"intermediate_size": 96}, r"should have shape \[96, 64\], the checkpoint has \[128, 64\]"),
+        ({"num_hidden_layers": 1}, r"9 tensors are not used by model_type `llama`: `model.layers.1"),
+        ({"attention_bias": True}, r"tensor `model.layers.0.self_attn.q_proj.bias` \[64\] is not in the checkpoint"),
+    ):
+        with pytest.raises(CheckpointError, match=text):
+            registry.build_model(golden("llama3", **changes), checkpoint.read_weights(GOLDENS / "llama3"))
+
+
+def test_tied_models_leave_an_extra_head_with_a_reason() -> None:
+    weights = checkpoint.read_weights(GOLDENS / "llama3")
+    registry.build_model(golden("llama3", tie_word_embeddings=True), weights)
+    assert set(weights.ignored) == {"lm_head.weight"} and "tied" in weights.ignored["lm_head.weight"]
+
+
+def test_old_rotary_tables_are_left_with_a_reason() -> None:
+    weights = checkpoint.read_weights(GOLDENS / "llama3")
+    weights.weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = weights.weights["model.norm.weight"]
+    registry.build_model(golden("llama3"), weights)
+    assert list(weights.ignored) == ["model.layers.0.self_attn.rotary_emb.inv_freq"]
+
+
+KEYS = [*golden("llama3"), *golden("qwen2"), *golden("internlm2"), "rope_scaling", "sliding_window", "head_dim", "bias"]
+JUNK = st.one_of(st.none(), st.booleans(), st.integers(-3, 2**65), st.floats(), st.text(max_size=6), st.just("silu"),
+                 st.lists(st.integers(0, 3) | st.just("sliding_attention"), max_size=3),
+                 st.dictionaries(st.sampled_from(["type", "rope_type", "factor", "rope_theta", "beta_fast", "truncate"]),
+                                 st.sampled_from(["yarn", "llama3", "linear"]) | st.floats() | st.integers() | st.none(), max_size=4))  # fmt: skip
+
+
+@given(st.sampled_from(NAMES), st.dictionaries(st.sampled_from(sorted(set(KEYS))), JUNK, min_size=1, max_size=4))
+def test_no_config_breaks_anything_but_the_import(name: str, changes: dict[str, Any]) -> None:
+    weights = checkpoint.read_weights(GOLDENS / name)
+    try:
+        registry.build_model(golden(name) | changes, weights)
+    except DatongError as error:
+        assert "\n" not in error.message and len(error.message) < 400
