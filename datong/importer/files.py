@@ -11,21 +11,33 @@ from datong.errors import ContainmentError, ImportFailed
 
 MAX_JSON = 100_000_000  # bytes; the largest known tokenizer.json has 35 MB
 
-_LINK_HINT = "copy the checkpoint with its links resolved: `cp -rL SOURCE TARGET` (a hub cache links to `../../blobs`)"
+_LINK_HINT = "copy the checkpoint with its links resolved: `cp -rL SOURCE TARGET`"
+
+
+def hub_blobs(root: Path) -> Path | None:
+    """Where the links of a hub cache lead: `models--x/snapshots/<commit>/file` -> `models--x/blobs/<hash>`.
+
+    A downloaded checkpoint looks like that everywhere, so these links alone may leave the directory. None: `root`, a
+    real path, is no snapshot.
+    """
+    snapshot = root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--")
+    return root.parent.parent / "blobs" if snapshot else None
 
 
 def contained(directory: Path, name: str) -> Path:
     """The path of `name` in `directory`; the file need not exist.
 
     Raises:
-        ContainmentError: `name` is absolute, has `..`, or a link on the way leads out of the directory.
+        ContainmentError: `name` is absolute, has `..`, or a link on the way leads out of the directory, other
+            than into the blobs of a hub cache.
     """
     pure = PurePosixPath(name)
     if not name or "\0" in name or "\\" in name or pure.is_absolute() or ".." in pure.parts:
         raise ContainmentError("import", f"a file name should stay inside the directory, this is {ascii(name)[:200]}")
     path = directory / name
     try:
-        inside = path.resolve().is_relative_to(directory.resolve())
+        real, root = path.resolve(), directory.resolve()
+        inside = real.is_relative_to(root) or real.parent == hub_blobs(root)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         raise ContainmentError("import", f"`{name}` cannot be followed: {error}") from error
     if not inside:

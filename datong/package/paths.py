@@ -1,7 +1,6 @@
 """Which paths a package may name: relative ones, inside its directory, also after links are followed.
 
-The one link that may leave the directory is that of a hub cache (`models--x/snapshots/<commit>/file` ->
-`models--x/blobs/<hash>`), because a downloaded checkpoint looks like that everywhere.
+The one link that may leave the directory is that of a hub cache, into its blobs (importer/files.py `hub_blobs`).
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import re
 from pathlib import Path
 
 from datong.errors import ContainmentError, IntegrityError
+from datong.importer.files import hub_blobs
 
 MAX_PATH = 512  # characters; file names in packages are short, and most file systems stop at 255 bytes a part
 
@@ -30,16 +30,9 @@ def check_relative(path: str, where: str) -> None:
     if bad:
         raise ContainmentError(
             where,
-            f"a file must be named by a plain path below the package directory, `{path[:80]!s}` is not one",
+            f"a file must be named by a plain path below the package directory, {ascii(path)[:90]} is not one",
             "absolute paths, `..`, `.`, empty parts and backslashes are refused",
         )
-
-
-def hub_blobs(root: Path) -> Path | None:
-    """The blob directory that links of a hub snapshot may point into; None when `root` is no snapshot."""
-    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
-        return root.parent.parent / "blobs"
-    return None
 
 
 def resolve_inside(root: Path, path: str, where: str) -> Path:
@@ -47,11 +40,7 @@ def resolve_inside(root: Path, path: str, where: str) -> Path:
     check_relative(path, where)
     real_root = Path(os.path.realpath(root))
     real = Path(os.path.realpath(real_root / path))
-    homes = [real_root]
-    blobs = hub_blobs(real_root)
-    if blobs is not None:
-        homes.append(blobs)
-    if not any(real.is_relative_to(home) for home in homes):
+    if not real.is_relative_to(real_root) and real.parent != hub_blobs(real_root):
         raise ContainmentError(
             where,
             f"`{path}` is a link that leaves the package directory, to `{real}`",
