@@ -87,7 +87,7 @@ def rms_norm(x: Array, weight: Array, *, eps: float, offset: float = 0.0) -> Arr
     x [T, n], weight [D] where D divides n (D < n: one norm per head) -> [T, n] f32. eps > 0 is added to the mean.
     Source: Zhang & Sennrich 2019, eq. 4; ONNX RMSNormalization-23; offset 1: HF modeling_gemma.py.
     """
-    g = x.astype(np.float64).reshape(x.shape[0], -1, weight.shape[0])
+    g = x.astype(np.float64).reshape(x.shape[0], x.shape[1] // weight.shape[0], weight.shape[0])
     y = g / np.sqrt(np.mean(g * g, axis=-1, keepdims=True) + eps) * (weight.astype(np.float64) + offset)
     return _f32(y.reshape(x.shape))
 
@@ -208,7 +208,8 @@ def mul(a: Array, b: Array) -> Array:
 
 def slice_(x: Array, *, group: int, start: int, length: int) -> Array:
     """Keep [start : start+length] of every `group` channels.  x [T, n] -> [T, n / group * length] f32."""
-    return _f32(x.reshape(x.shape[0], -1, group)[:, :, start : start + length].reshape(x.shape[0], -1))
+    groups = x.shape[1] // group
+    return _f32(x.reshape(x.shape[0], groups, group)[:, :, start : start + length].reshape(x.shape[0], groups * length))
 
 
 def take_rows(x: Array, rows: Array) -> Array:
