@@ -43,10 +43,10 @@ def import_checkpoint(
             f"`{src}` should be a checkpoint directory or a GGUF file, it is neither",
             "give the directory that holds config.json and model.safetensors",
         )
-    from datong.importer.gguf import import_gguf
+    from datong.importer.gguf.importer import import_gguf
     from datong.package.writer import write_directory
 
-    imported = import_gguf(source)
+    imported = import_gguf(source, progress)
     target = target or source.with_name(f"{source.stem}-datong")
     return open_package(write_directory(imported, target, force=force, progress=progress))
 
@@ -57,7 +57,7 @@ def _import_directory(
     from datong.importer.hf import import_directory
     from datong.package.writer import write_directory, write_in_place
 
-    imported = import_directory(source)
+    imported = import_directory(source, progress)
     if target is None or target.resolve() == source.resolve():
         return open_package(write_in_place(imported, source, hash_weights=hash_weights, force=force, progress=progress))
     return open_package(write_directory(imported, target, source=source, force=force, progress=progress))

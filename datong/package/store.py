@@ -109,12 +109,12 @@ def _make(source: Path, entry: Path, note: Note, progress: Progress | None) -> N
     if source.is_dir():
         from datong.importer.hf import import_directory
 
-        imported = import_directory(source)
+        imported = import_directory(source, progress)
         write_directory(imported, entry, source=source, link=True, extra=extra, force=True, progress=progress)
     else:
-        from datong.importer.gguf import import_gguf
+        from datong.importer.gguf.importer import import_gguf
 
-        imported = import_gguf(source)
+        imported = import_gguf(source, progress)
         write_directory(imported, entry, extra=extra, force=True, progress=progress)
 
 
