@@ -104,7 +104,7 @@ def test_index_that_is_no_json_object(tmp_path: Path, raw: bytes) -> None:
 def test_one_name_in_two_shards(tmp_path: Path) -> None:
     two_shards(tmp_path)
     shard(tmp_path / "s2.safetensors", "c", "a")
-    with pytest.raises(CheckpointError, match="tensor `a` lies in both `s1.safetensors` and `s2.safetensors`"):
+    with pytest.raises(CheckpointError, match=r"tensor `a` lies in both `s1\.safetensors` and `s2\.safetensors`"):
         read_weights(tmp_path)
 
 

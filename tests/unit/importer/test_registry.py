@@ -53,7 +53,7 @@ def test_every_family_file_is_registered() -> None:
 
 @pytest.mark.parametrize("model_type", [None, "gpt2", 3, ["llama"]])
 def test_unknown_model(model_type: Any) -> None:
-    with pytest.raises(UnknownModel, match="model_type .* is not known") as error:
+    with pytest.raises(UnknownModel, match=r"model_type .* is not known") as error:
         registry.build_model({"model_type": model_type}, checkpoint.read_weights(GOLDENS / "llama3"))
     assert "internlm2, internlm3, llama, mistral, qwen2, qwen3" in (error.value.hint or "")
 
@@ -169,10 +169,15 @@ def test_old_rotary_tables_are_left_with_a_reason() -> None:
 
 
 KEYS = [*golden("llama3"), *golden("qwen2"), *golden("internlm2"), "rope_scaling", "sliding_window", "head_dim", "bias"]
-JUNK = st.one_of(st.none(), st.booleans(), st.integers(-3, 2**65), st.floats(), st.text(max_size=6), st.just("silu"),
-                 st.lists(st.integers(0, 3) | st.just("sliding_attention"), max_size=3),
-                 st.dictionaries(st.sampled_from(["type", "rope_type", "factor", "rope_theta", "beta_fast", "truncate"]),
-                                 st.sampled_from(["yarn", "llama3", "linear"]) | st.floats() | st.integers() | st.none(), max_size=4))  # fmt: skip
+ROPE = st.dictionaries(
+    st.sampled_from(["type", "rope_type", "factor", "rope_theta", "beta_fast", "truncate"]),
+    st.sampled_from(["yarn", "llama3", "linear"]) | st.floats() | st.integers() | st.none(),
+    max_size=4,
+)
+LIST = st.lists(st.integers(0, 3) | st.just("sliding_attention"), max_size=3)
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 2**65), st.floats(), st.text(max_size=6), st.just("silu"), LIST, ROPE
+)
 
 
 @given(st.sampled_from(NAMES), st.dictionaries(st.sampled_from(sorted(set(KEYS))), JUNK, min_size=1, max_size=4))
