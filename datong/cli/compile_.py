@@ -1,0 +1,46 @@
+"""`datong compile`: a package becomes a program for a device; shows what runs where, and every refusal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from datong.cli import options
+from datong.cli.console import err, print_json, progress
+
+
+def compile_(
+    model: options.Model,
+    device: options.Device = "cpu",
+    explain: Annotated[bool, typer.Option("--explain", help="Print placement and refusals with their reasons.")] = False,
+    strict: options.Strict = False,
+    as_json: options.Json = False,
+) -> None:
+    """Compile for a device without running. --explain says which implementation runs each operator, and why not another."""
+    from datong.backends.registry import backend_for
+    from datong.compiler.explain import explain as text
+    from datong.compiler.explain import explain_data, explain_unsupported
+    from datong.compiler.pipeline import compile_package
+    from datong.errors import Unsupported
+    from datong.package.store import resolve
+
+    with progress() as report:
+        package = resolve(model, report)
+    backends = [backend_for(device)]
+    if not strict and device != "reference":
+        backends.append(backend_for("reference"))
+    try:
+        program = compile_package(package, backends, strict=strict)
+    except Unsupported as error:
+        if explain:
+            sys.stdout.write(explain_unsupported(error))
+        raise
+    if as_json:
+        print_json(explain_data(program, backends))
+    elif explain:
+        sys.stdout.write(text(program, backends))
+    else:
+        nodes = sum(len(part.nodes) for part in program.parts)
+        err.print(f"compiled {package.root}: {nodes} nodes in {len(program.parts)} part(s)", markup=False)
