@@ -28,7 +28,6 @@ from datong.spec.ops import OPSET_VERSION
 from datong.spec.program import Program
 
 
-
 def cached_program(
     package: Package, backends: Sequence[Backend], *, strict: bool = False, fuse: bool = True
 ) -> Program:

@@ -91,8 +91,30 @@ def compile_graph(
     Raises Unsupported with the reasons where a node has no form in the operator set or no backend takes it,
     CompileError, IntegrityError or ContainmentError for a graph that is not what a package holds.
     """
+    fresh = model.clone()
+    return _compile(fresh, root, backends, strict, verify, fuse, context_length)
+
+
+def compile_package(
+    package: Package, backends: Sequence[Backend], *, strict: bool = False, verify: bool = False, fuse: bool = True
+) -> Program:
+    """Compile a package for `backends`, best first; see compile_graph. `cache.cached_program` remembers the result."""
+    root, context = package.weights_root, package.manifest.context_length
+    return _compile(package.graph(), root, backends, strict, verify, fuse, context)
+
+
+def _compile(
+    model: ir.Model,
+    root: Path,
+    backends: Sequence[Backend],
+    strict: bool,
+    verify: bool,
+    fuse: bool,
+    context_length: int,
+) -> Program:
+    """The whole way; `model` is used up."""
     verify = verify or env.verify()
-    draft = lower(model.clone(), root, verify)
+    draft = lower(model, root, verify)
     placer = Placer(backends)
     for name, back in BACK + (FUSE if fuse else ()):
         back(draft, placer)
@@ -107,8 +129,7 @@ def compile_graph(
         context_length=context_length,
         refusals=refusals,
     )
-    if verify:
-        check.program(compiled)
+    check.program(compiled)  # always: native code will trust these shapes and places
     return compiled
 
 
@@ -123,18 +144,3 @@ def lower(model: ir.Model, root: Path, verify: bool = False) -> Draft:
     if verify:
         check.draft(draft, after="lower_graph")
     return draft
-
-
-def compile_package(
-    package: Package, backends: Sequence[Backend], *, strict: bool = False, verify: bool = False, fuse: bool = True
-) -> Program:
-    """Compile a package for `backends`, best first; see compile_graph. `cache.cached_program` remembers the result."""
-    return compile_graph(
-        package.graph(),
-        package.weights_root,
-        backends,
-        strict=strict,
-        verify=verify,
-        fuse=fuse,
-        context_length=package.manifest.context_length,
-    )
