@@ -227,8 +227,8 @@ void translate(const std::exception_ptr& p, void* type) {
 
 NB_MODULE(_native, m) {
   m.doc() = "Loads backend plug-ins (native/include/datong/backend.h) and calls them.";
-  nb::exception<PluginMissing>(m, "PluginMissing");
-  nb::exception<PluginMismatch>(m, "PluginMismatch");
+  nb::exception<PluginMissing>(m, "PluginMissingError");
+  nb::exception<PluginMismatch>(m, "PluginMismatchError");
   nb::object call_error = nb::exception<CallError>(m, "CallError");
   nb::register_exception_translator(translate, call_error.ptr());
 
@@ -240,7 +240,7 @@ NB_MODULE(_native, m) {
       .def("fusions", fusions)
       .def("supports", supports, "node"_a, "values"_a, "(yes, implementation or reason)")
       .def("open_device", open_device, "index"_a, "options"_a);
-  nb::class_<Device>(m, "Device").def("compile", compile, "values"_a, "nodes"_a, "inputs"_a, "outputs"_a, "caches"_a,
+  nb::class_<Device>(m, "Device", nb::is_weak_referenceable()).def("compile", compile, "values"_a, "nodes"_a, "inputs"_a, "outputs"_a, "caches"_a,
                                       "arena_tokens"_a, "arena_rows"_a, "options"_a);
   nb::class_<Program>(m, "Program")
       .def("node_implementation", node_implementation, "node"_a)

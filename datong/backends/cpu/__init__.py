@@ -1,0 +1,24 @@
+"""The CPU backend: the plug-in `libdatong_cpu.so`, which is built from native/ and lies in this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datong.backends.plugin import PluginBackend
+from datong.errors import BackendMissing
+
+LIBRARY = "libdatong_cpu.so"
+
+
+def library_path() -> Path:
+    """Where the plug-in lies. `__path__` has two entries in an editable install. Raises BackendMissing."""
+    for directory in __path__:
+        path = Path(directory) / LIBRARY
+        if path.is_file():
+            return path
+    raise BackendMissing("cpu", f"`{LIBRARY}` should lie in {', '.join(__path__)}", "reinstall datong: pip install .")
+
+
+def create() -> PluginBackend:
+    """The backend named `cpu`."""
+    return PluginBackend(library_path(), evidence="measured")
