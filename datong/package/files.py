@@ -21,6 +21,7 @@ from datong.errors import PackageError
 Progress = Callable[[str, int, int], None]  # as in importer/imported.py, which is too heavy to import here
 
 CHUNK = 4 << 20  # bytes; large enough that the calls per gigabyte do not count, small enough for a smooth bar
+CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -42,7 +43,8 @@ def write_failed(path: Path, error: OSError) -> PackageError:
             "free some space or write elsewhere; nothing half-written was left behind",
         )
     reason = error.strerror or type(error).__name__
-    return PackageError("write", f"`{path}` could not be written: {reason}", "is the directory writable?")
+    hint = "name another destination: datong import SOURCE TARGET" if error.errno in CLOSED else None
+    return PackageError("write", f"`{path}` could not be written: {reason}", hint)
 
 
 def read_bounded(path: Path, limit: int, where: str) -> bytes:
