@@ -25,13 +25,14 @@ _PYTHON = "chooses a Python implementation of the same arithmetic"
 IGNORED = {
     **dict.fromkeys(("attention_dropout", "initializer_range", "hidden_dropout", "resid_pdrop", "embd_pdrop",
                      "attention_probs_dropout_prob", "hidden_dropout_prob", "classifier_dropout",
-                     "problem_type", "router_aux_loss_coef"), _TRAINING),
+                     "problem_type", "router_aux_loss_coef", "neftune_noise_alpha",
+                     "gradient_checkpointing"), _TRAINING),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id",
                      "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
                      "prefix", "tokenizer_class"), _TOKENS),
     **dict.fromkeys(("architectures", "transformers_version", "_name_or_path", "_commit_hash", "finetuning_task",
                      "task_specific_params", "auto_map", "id2label", "label2id", "unsloth_version", "unsloth_fixed",
-                     "transformers.js_config"), _BOOKKEEPING),
+                     "transformers.js_config", "is_llama_config"), _BOOKKEEPING),
     **dict.fromkeys(("output_attentions", "output_hidden_states", "return_dict", "output_scores",
                      "return_dict_in_generate", "chunk_size_feed_forward"), _OUTPUT),
     **dict.fromkeys(("do_sample", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty",
@@ -39,7 +40,10 @@ IGNORED = {
                      "num_beam_groups", "diversity_penalty", "num_return_sequences", "early_stopping", "max_length",
                      "min_length", "remove_invalid_values", "exponential_decay_length_penalty"), _SAMPLING),
     **dict.fromkeys(("torchscript", "tf_legacy_loss", "use_bfloat16", "attn_implementation", "_attn_implementation",
-                     "_attn_implementation_autoset", "pruned_heads", "use_flash_attn"), _PYTHON),
+                     "_attn_implementation_autoset", "_flash_attn_2_enabled", "use_flash_attn"), _PYTHON),
+    **dict.fromkeys(("is_decoder", "tie_encoder_decoder", "cross_attention_hidden_size"),
+                    "concerns models with an encoder; `is_encoder_decoder` and `add_cross_attention` must be false"),
+    **dict.fromkeys(("max_sequence_length", "model_max_length"), "max_position_embeddings counts"),
     "torch_dtype": "each tensor states its own type",
     "dtype": "each tensor states its own type",
     "use_cache": "the graph always has a cache",
@@ -101,14 +105,10 @@ class Config:
 
     def finish(self) -> None:
         """Every key was read or is ignored with a reason. Raises ConfigError naming the first that is not."""
-        if self._values.get("quantization_config") is not None:
-            quantisation = self._values["quantization_config"]
-            method = quantisation.get("quant_method") if isinstance(quantisation, dict) else quantisation
-            raise self.error(
-                f"config key `quantization_config`: weights of format {_show(method)} are not supported yet",
-                "import the BF16 or F16 edition of the checkpoint, or a GGUF file",
-            )
-        self.ignore("quantization_config", "null: the weights are not quantised")
+        self._refuse_quantised()
+        for key in ("is_encoder_decoder", "add_cross_attention"):
+            self.expect(key, False, "only decoders are supported")
+        self.expect("pruned_heads", {}, "pruned heads are not supported")
         for key, reason in self._ignorable.items():
             if key in self._unread:
                 self.ignore(key, reason)
@@ -117,6 +117,17 @@ class Config:
                 f"{self.what} `{key}` is not known for model_type `{self.model_type}`",
                 "implement it, or ignore it with the reason in importer/models/ or importer/config.py",
             )
+
+    def _refuse_quantised(self) -> None:
+        for key in ("quantization_config", "quantization"):  # the second is what MLX writes
+            value = self._values.get(key)
+            if value is not None:
+                method = value.get("quant_method", "mlx") if isinstance(value, dict) else value
+                raise self.error(
+                    f"{self.what} `{key}`: weights of format {_show(method)} are not supported yet",
+                    "import the BF16 or F16 edition of the checkpoint, or a GGUF file",
+                )
+            self.ignore(key, "null: the weights are not quantised")
 
     def error(self, message: str, hint: str | None = None) -> ConfigError:
         """A ConfigError of this config, to raise."""

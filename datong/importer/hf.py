@@ -32,12 +32,13 @@ def import_directory(src: Path, progress: Progress | None = None) -> Imported:
     weights = checkpoint.read_weights(src, progress)
     built = build_model(config, weights)
     carried = assets.carried_files(src)
+    name, source = _origin(config.get("_name_or_path"), src.resolve())
     index = [checkpoint.INDEX] if (src / checkpoint.INDEX).is_file() else []
     return Imported(
         model=built.model,
         family=built.family,
-        name=src.resolve().name,
-        source=_source(config.get("_name_or_path"), src),
+        name=name,
+        source=source,
         licence=assets.licence(src, carried),
         config=config,
         weights=weights,
@@ -49,8 +50,15 @@ def import_directory(src: Path, progress: Progress | None = None) -> Imported:
     )
 
 
-def _source(stated: object, src: Path) -> str:
-    """`hf:owner/name` where the config says so, else the directory's name: a manifest carries no path of a machine."""
+def _origin(stated: object, root: Path) -> tuple[str, str]:
+    """Name and source for the manifest, which carries no path of a machine.
+
+    A hub cache (`models--owner--name/snapshots/<commit>`) says both; else the source is what the config states, where
+    that looks like `owner/name`, and the directory's name otherwise.
+    """
+    if files.hub_blobs(root):
+        owner_name = root.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+        return owner_name.rpartition("/")[2], f"hf:{owner_name}@{root.name}"
     if isinstance(stated, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", stated):
-        return f"hf:{stated}"
-    return f"directory:{src.resolve().name}"
+        return root.name, f"hf:{stated}"
+    return root.name, f"directory:{root.name}"

@@ -161,7 +161,10 @@ def build(family: str, config: Config, decoder: Decoder, weights: WeightMap) -> 
     x = b.rms_norm(x, f"{n.norm}.weight", d.eps, "norm")
     head = n.embed if d.tied else n.head
     b.output(b.linear(x, f"{head}.weight", d.vocab, "head"), "logits")
-    weights.ignore(lambda name: name.endswith("rotary_emb.inv_freq"), "a table that the graph computes from the config")
+    weights.ignore(
+        lambda name: name.endswith((".rotary_emb.inv_freq", ".rope.inv_freq")),
+        "a table that the graph computes from the config",
+    )
     if d.tied:
         weights.ignore(lambda name: name == f"{n.head}.weight", "tied: the embedding takes its place")
     return Built(b.finish(), family, tuple(b.caches), d.vocab, d.rope.context_length, dict(config.ignored))

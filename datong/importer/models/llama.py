@@ -20,6 +20,8 @@ def read(config: Config) -> Decoder:
     """Defaults: transformers LlamaConfig."""
     s = read_sizes(config)
     config.expect("pretraining_tp", 1, "weights split for training in slices are not supported")
+    config.expect("rope_interleaved", False, "published checkpoints rotate halves, whatever their origin rotated")
+    config.expect("activation", "swiglu", "Falcon 3 says so beside `hidden_act`; another activation is another model")
     bias, mlp_bias = config.flag("attention_bias", False), config.flag("mlp_bias", False)
     return Decoder(
         **vars(s), eps=config.number("rms_norm_eps", 1e-6), tied=config.flag("tie_word_embeddings", False),

@@ -79,11 +79,21 @@ def test_expected_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quantisation", "name"), [({"quant_method": "awq", "bits": 4}, "`awq`"), ({}, "None"), ("x", "`x`")]
+    ("quantisation", "name"), [({"quant_method": "awq", "bits": 4}, "`awq`"), ({"bits": 4}, "`mlx`"), ("x", "`x`")]
 )
 def test_quantised_checkpoints_are_named(quantisation: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=f"weights of format {name} are not supported yet"):
         config(quantization_config=quantisation).finish()
+    with pytest.raises(ConfigError, match=f"`quantization`: weights of format {name} are"):
+        config(quantization=quantisation).finish()
+    config(quantization_config=None).finish()
+
+
+def test_models_with_an_encoder_are_refused() -> None:
+    config(is_encoder_decoder=False, add_cross_attention=False, is_decoder=True).finish()
+    for key in ("is_encoder_decoder", "add_cross_attention"):
+        with pytest.raises(ConfigError, match=f"`{key}` should be False, it is True"):
+            config(**{key: True}).finish()
 
 
 def test_a_long_or_strange_value_does_not_flood_the_message() -> None:

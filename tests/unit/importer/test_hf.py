@@ -39,6 +39,23 @@ def test_source_names_the_repository_where_the_config_does(tmp_path: Path) -> No
         assert import_directory(tmp_path / "m").source == source
 
 
+def test_a_hub_cache_gives_name_and_commit_and_its_links_are_followed(tmp_path: Path) -> None:
+    snapshot, blobs = (
+        tmp_path / "models--Qwen--Qwen3-0.6B" / "snapshots" / "abc123",
+        tmp_path / "models--Qwen--Qwen3-0.6B" / "blobs",
+    )
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for i, file in enumerate(("config.json", "model.safetensors")):
+        shutil.copy(GOLDENS / "qwen3" / file, blobs / f"{i}")
+        (snapshot / file).symlink_to(f"../../blobs/{i}")
+    imported = import_directory(snapshot)
+    assert (imported.name, imported.source) == ("Qwen3-0.6B", "hf:Qwen/Qwen3-0.6B@abc123")
+    (snapshot / "tokenizer.json").symlink_to("../../refs/main")
+    with pytest.raises(ContainmentError, match="leads out of the directory"):
+        import_directory(snapshot)
+
+
 @pytest.mark.parametrize(
     ("raw", "text"), [(b"{", "should be JSON"), (b"[]", "should be a JSON object"), (b"\xff\xfe", "should be JSON")]
 )

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datong.errors import CheckpointError, DatongError
@@ -155,6 +155,7 @@ NAME = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, 
 SHAPE = st.lists(st.integers(0, 5), max_size=3)
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.dictionaries(NAME, st.tuples(st.sampled_from(sorted(TYPES)), SHAPE), max_size=6))
 def test_what_the_official_writer_writes_is_read(tensors: dict[str, tuple[str, list[int]]]) -> None:
     arrays = {
@@ -178,6 +179,7 @@ JUNK = st.recursive(
 ENTRY = st.fixed_dictionaries({"dtype": JUNK, "shape": JUNK, "data_offsets": JUNK})
 
 
+@settings(deadline=None, derandomize=True)
 @given(JUNK | st.dictionaries(st.text(max_size=4), ENTRY | JUNK, max_size=4), st.integers(0, 40))
 def test_any_json_gives_a_header_or_a_checkpoint_error(header: Any, data: int) -> None:
     try:
@@ -190,7 +192,7 @@ def test_any_json_gives_a_header_or_a_checkpoint_error(header: Any, data: int) -
 def test_mutated_bytes_give_a_header_or_a_datong_error(tmp_path: Path) -> None:
     original, path, refused = GOLDEN.read_bytes()[:4000], tmp_path / "m.safetensors", 0
     rng = random.Random(7)
-    for _ in range(1500):
+    for _ in range(600):
         raw = bytearray(original)
         for _ in range(rng.randint(1, 4)):
             raw[rng.randrange(rng.choice((8, 200, len(raw))))] = rng.randrange(256)
@@ -199,7 +201,7 @@ def test_mutated_bytes_give_a_header_or_a_datong_error(tmp_path: Path) -> None:
             read_header(path)
         except DatongError:
             refused += 1
-    assert refused == 1500  # the data is cut off, so no mutation can make this valid
+    assert refused == 600  # the data is cut off, so no mutation can make this valid
 
 
 def test_a_sparse_file_of_100_gb_is_read_in_no_time(tmp_path: Path) -> None:
