@@ -135,11 +135,8 @@ def used_once(value: ir.Value) -> bool:
 
 
 def label(node: ir.Node) -> str:
-    """The node's name, or what stands for it in a graph without names."""
-    if node.name:
-        return node.name
-    out = node.outputs[0].name if node.outputs else ""
-    return f"{node.op_type}({out})"
+    """The node's name; onnx_ir gives one to nodes that came without."""
+    return node.name or node.op_type
 
 
 def note(node: ir.Node, why: str) -> None:

@@ -137,7 +137,8 @@ def _piece_of(value: ir.Value, role: str) -> Piece | None:
 
 
 def _format(chain: _Chain, found: dict[str, Piece]) -> Format | None:
-    for fmt in formats.ALL:
+    # Last row first: q5_0 and q8_0 are stored alike, and only q8_0 promises nothing about the range of the codes.
+    for fmt in reversed(formats.ALL):
         if (
             fmt.block == chain.block > 0
             and set(fmt.pieces) == set(found)

@@ -6,7 +6,8 @@ Rules:
      `[batch, seq, n]`; attention looks across tokens through its cache only;
   2. any other node is refused: because it mixes tokens, because a recogniser noted why, or because the operator set
      has no row for it;
-  3. a node that only hangs on refused ones is not blamed.
+  3. a node that hangs on refused ones is not blamed, nor one that computes on weights alone, but for
+     DequantizeLinear: bind_block_weights knows better than its reader what is wrong.
 Ensures: every node is of domain `datong`, every activation has `dims` ("T", n).
 """
 
@@ -31,10 +32,15 @@ def run(graph: ir.Graph, root: Path) -> int:
     """Rename in place; returns the number of values. Raises Unsupported that lists every refused node."""
     reasons: list[tuple[str, str]] = []
     tainted: set[ir.Node] = set()
+    constant: set[ir.Node] = set()
     for node in graph:
         if any(value is not None and value.producer() in tainted for value in node.inputs):
             tainted.add(node)
             continue
+        if all(_is_constant(value, constant) for value in node.inputs):
+            constant.add(node)
+            if match.is_op(node, node.op_type) and node.op_type != "DequantizeLinear":
+                continue
         why = _why_not(node)
         if why:
             tainted.add(node)
@@ -56,6 +62,14 @@ def run(graph: ir.Graph, root: Path) -> int:
                 value.meta["dims"] = (TOKENS, *shape[2:])
                 count += 1
     return count
+
+
+def _is_constant(value: ir.Value | None, nodes: set[ir.Node]) -> bool:
+    """Absent, a weight, an initializer, or made by one of `nodes`."""
+    if value is None or value.is_graph_input():
+        return value is None
+    made = value.producer()
+    return made is None or made in nodes
 
 
 def _why_not(node: ir.Node) -> str:

@@ -16,6 +16,8 @@ import onnx_ir as ir
 
 from datong.compiler import match
 
+NO_WEIGHT = "its second operand should be a transposed weight; this one is computed in the graph"
+
 
 def run(graph: ir.Graph, root: Path) -> int:
     """Rewrite in place; returns the number of linears."""
@@ -39,37 +41,17 @@ def run(graph: ir.Graph, root: Path) -> int:
 
 
 def _why_not(x: ir.Value | None, second: ir.Value | None, transpose: ir.Node | None, weight: ir.Value | None) -> str:
-    if transpose is None:
-        if match.bound(second) is not None:
-            return "its weight is stored [in, out]; a linear needs [out, in] and a Transpose before the MatMul"
-        made = second.producer() if second is not None else None
-        return (
-            made.meta.get("why") if made is not None else None
-        ) or "it multiplies two activations: only a weight can be a linear's matrix"
+    if transpose is None and match.bound(second) is not None:
+        return "its weight is stored [in, out]; a linear needs [out, in] and a Transpose before the MatMul"
     bound = match.bound(weight)
-    if bound is None:
-        made = weight.producer() if weight is not None else None
-        if made is None:
-            return "its weight is not a plain or block format in a file, as f32"
-        return _upstream(made) or "its matrix is computed from activations"
+    if transpose is None or bound is None:
+        stored = weight is not None and weight.is_initializer()
+        return "its weight is not a plain or block format in a file, as f32" if stored else NO_WEIGHT
     perm = transpose.attributes.get("perm")
     if len(bound.shape) != 2 or (perm is not None and list(perm.as_ints()) != [1, 0]):
         return f"its weight should be [out, in] and transposed once, it is {list(bound.shape)}"
     if match.token_width(x) != bound.shape[1]:
         return f"its input should be [batch, seq, {bound.shape[1]}], it is {_text(match.dims(x))}"
-    return ""
-
-
-def _upstream(node: ir.Node) -> str:
-    """The note of a constant chain that binding refused, one to five nodes up."""
-    for _ in range(5):
-        why = node.meta.get("why")
-        if why:
-            return f"its weight is not bound: {why}"
-        source = next((v.producer() for v in node.inputs if v is not None and v.producer() is not None), None)
-        if source is None:
-            return ""
-        node = source
     return ""
 
 
