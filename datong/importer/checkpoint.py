@@ -16,6 +16,7 @@ from datong.errors import CheckpointError
 from datong.importer import files
 from datong.importer.imported import Progress
 from datong.importer.safetensors import Header, read_header
+from datong.importer.show import show
 from datong.importer.weights import StoredTensor, Weight, WeightMap
 from datong.spec import formats
 
@@ -45,7 +46,7 @@ def read_weights(directory: Path, progress: Progress | None = None) -> WeightMap
             progress("reading headers", done, len(shards))
         path = files.contained(directory, shard)
         if not path.is_file():
-            raise CheckpointError("import", f"`{INDEX}` names `{shard}`, which is not there", "download that shard")
+            raise CheckpointError("import", f"`{INDEX}` names {show(shard)}, which is not there", "download that shard")
         headers[shard] = read_header(path)
     if progress:
         progress("reading headers", len(shards), len(shards))
@@ -72,7 +73,7 @@ def _collect(headers: dict[str, Header], promised: dict[str, str]) -> WeightMap:
     for shard, header in headers.items():
         for name, entry in header.tensors.items():
             if name in place:
-                raise CheckpointError("import", f"tensor `{name}` lies in both `{place[name]}` and `{shard}`")
+                raise CheckpointError("import", f"tensor {show(name)} lies in both `{place[name]}` and `{shard}`")
             place[name] = shard
             plain = _PLAIN.get(entry.dtype)
             if plain is None:
@@ -86,7 +87,7 @@ def _collect(headers: dict[str, Header], promised: dict[str, str]) -> WeightMap:
         count = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise CheckpointError(
             "import",
-            f"`{INDEX}` places tensor `{absent[0]}`{count} in `{promised[absent[0]]}`, which does not hold it",
+            f"`{INDEX}` places tensor {show(absent[0])}{count} in {show(promised[absent[0]])}, which does not hold it",
             "index and shards come from different downloads; download both again",
         )
     return WeightMap(weights, unusable=unusable)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from datong.errors import ConfigError
+from datong.importer.show import show
 
 REQUIRED: Any = object()
 
@@ -73,10 +74,10 @@ class Config:
             raise self.error(f"{self.what} `{key}` is missing for model_type `{self.model_type}`")
         return default
 
-    def integer(self, key: str, default: Any = REQUIRED, *, minimum: int = 1) -> int:
-        """A whole number, at least `minimum` and below 2^31."""
-        fits = lambda v: type(v) is int and minimum <= v < 2**31  # noqa: E731
-        return int(self._checked(key, default, fits, f"a whole number from {minimum} to 2^31 - 1"))
+    def integer(self, key: str, default: Any = REQUIRED, *, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
+        """A whole number from `minimum` to `maximum`."""
+        fits = lambda v: type(v) is int and minimum <= v <= maximum  # noqa: E731
+        return int(self._checked(key, default, fits, f"a whole number from {minimum} to {maximum}"))
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
         """A number from 1e-15 to 1e15, so that products of two stay finite in float32."""
@@ -95,7 +96,7 @@ class Config:
         """The key is absent, null or equals `wanted`; anything else is not supported, and `why` says why."""
         value = self.raw(key, None)
         if value is not None and (value != wanted or isinstance(value, bool) is not isinstance(wanted, bool)):
-            raise self.error(f"{self.what} `{key}` should be {_show(wanted)}, it is {_show(value)}", why)
+            raise self.error(f"{self.what} `{key}` should be {show(wanted)}, it is {show(value)}", why)
 
     def ignore(self, key: str, reason: str) -> None:
         """Leave a key out on purpose; the reason goes into the manifest."""
@@ -114,7 +115,7 @@ class Config:
                 self.ignore(key, reason)
         for key in sorted(self._unread):
             raise self.error(
-                f"{self.what} `{key}` is not known for model_type `{self.model_type}`",
+                f"{self.what} {show(key)} is not known for model_type `{self.model_type}`",
                 "implement it, or ignore it with the reason in importer/models/ or importer/config.py",
             )
 
@@ -124,7 +125,7 @@ class Config:
             if value is not None:
                 method = value.get("quant_method", "mlx") if isinstance(value, dict) else value
                 raise self.error(
-                    f"{self.what} `{key}`: weights of format {_show(method)} are not supported yet",
+                    f"{self.what} `{key}`: weights of format {show(method)} are not supported yet",
                     "import the BF16 or F16 edition of the checkpoint, or a GGUF file",
                 )
             self.ignore(key, "null: the weights are not quantised")
@@ -138,10 +139,5 @@ class Config:
         if value is None and default is not REQUIRED:
             value = default
         if not fits(value):
-            raise self.error(f"{self.what} `{key}` should be {wanted}, it is {_show(value)}")
+            raise self.error(f"{self.what} `{key}` should be {wanted}, it is {show(value)}")
         return value
-
-
-def _show(value: Any) -> str:
-    text = f"`{value}`" if isinstance(value, str) and value.isprintable() else ascii(value)
-    return text if len(text) <= 120 else text[:100] + "…"

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datong.errors import ContainmentError, ImportFailed
+from datong.importer.show import show
 
 MAX_JSON = 100_000_000  # bytes; the largest known tokenizer.json has 35 MB
 
@@ -33,7 +34,7 @@ def contained(directory: Path, name: str) -> Path:
     """
     pure = PurePosixPath(name)
     if not name or "\0" in name or "\\" in name or pure.is_absolute() or ".." in pure.parts:
-        raise ContainmentError("import", f"a file name should stay inside the directory, this is {ascii(name)[:200]}")
+        raise ContainmentError("import", f"a file name should stay inside the directory, this is {show(name)}")
     path = directory / name
     try:
         real, root = path.resolve(), directory.resolve()

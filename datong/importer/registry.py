@@ -8,6 +8,7 @@ from datong.errors import CheckpointError, UnknownModel
 from datong.importer.config import Config
 from datong.importer.models import internlm2, internlm3, llama, mistral, qwen2, qwen3
 from datong.importer.models.decoder import Built, Reader, build
+from datong.importer.show import show
 from datong.importer.weights import WeightMap
 
 FAMILIES: dict[str, Reader] = {
@@ -30,14 +31,14 @@ def build_model(values: dict[str, Any], weights: WeightMap) -> Built:
     """
     family = values.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
-        raise UnknownModel("import", f"model_type `{str(family)[:60]}` is not known", f"known: {', '.join(FAMILIES)}")
+        raise UnknownModel("import", f"model_type {show(family)} is not known", f"known: {', '.join(FAMILIES)}")
     config = Config(values, family)
     decoder = FAMILIES[family](config)
     config.finish()
     built = build(family, config, decoder, weights)
     rest = sorted(weights.left_over())
     if rest:
-        some = ", ".join(f"`{name}`" for name in rest[:3]) + (" …" if len(rest) > 3 else "")
+        some = ", ".join(show(name) for name in rest[:3]) + (" …" if len(rest) > 3 else "")
         raise CheckpointError(
             "import",
             f"{len(rest)} tensors are not used by model_type `{family}`: {some}",

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datong.importer.config import Config
+from datong.importer.show import show
 
 F32 = np.float32
 
@@ -55,7 +56,7 @@ def read_rope(config: Config, head_dim: int, max_position: int, default_theta: f
     parameters, theta = _parameters(config, default_theta)
     kind = parameters.text("rope_type", "default")
     if kind not in _KEYS:
-        message = f"rope type `{kind[:60]}` is not known for model_type `{config.model_type}`"
+        message = f"rope type {show(kind)} is not known for model_type `{config.model_type}`"
         raise config.error(message, f"known: {', '.join(_KEYS)}")
     for key in sorted(set().union(*_KEYS.values()) - _KEYS[kind]):
         parameters.expect(key, None, f"rope type `{kind}` has no such key")
@@ -91,13 +92,13 @@ def _parameters(config: Config, default_theta: float) -> tuple[Config, float]:
     new, old = config.raw("rope_parameters", None), config.raw("rope_scaling", None)
     for key, value in (("rope_parameters", new), ("rope_scaling", old)):
         if value is not None and not isinstance(value, dict):
-            raise config.error(f"config key `{key}` should be an object, it is `{str(value)[:60]}`")
+            raise config.error(f"config key `{key}` should be an object, it is {show(value)}")
     if new and old and new != old:
         raise config.error("config keys `rope_parameters` and `rope_scaling` contradict each other", "remove one")
     values = dict(new or old or {})
     kind = values.pop("type", None)
     if kind is not None and values.setdefault("rope_type", kind) != kind:
-        raise config.error(f"rope `type` is `{str(kind)[:60]}` and `rope_type` is `{str(values['rope_type'])[:60]}`")
+        raise config.error(f"rope `type` is {show(kind)} and `rope_type` is {show(values['rope_type'])}")
     parameters = Config(values, config.model_type, "rope key", {})
     theta = config.number("rope_theta", default_theta)
     inner = parameters.number("rope_theta", theta)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from datong.errors import CheckpointError
+from datong.importer.show import show
 
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
 
@@ -112,7 +113,7 @@ def _json_object(where: str, raw: bytes) -> dict[str, Any]:
         return fields
 
     def constant(text: str) -> Any:
-        raise ValueError(f"`{text}` is not JSON")
+        raise ValueError(f"{show(text)} is not JSON")
 
     try:
         fields = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
@@ -134,7 +135,7 @@ def _metadata(where: str, value: Any) -> dict[str, str]:
 
 def _entry(where: str, name: str, value: Any, data_start: int) -> Entry:
     def wrong(what: str) -> CheckpointError:
-        return CheckpointError(where, f"tensor {_show(name)}: {what}", _DAMAGED)
+        return CheckpointError(where, f"tensor {show(name)}: {what}", _DAMAGED)
 
     if not name.isprintable() or not name or len(name) > 4096:
         raise wrong("a name has 1 to 4096 printable characters")
@@ -142,21 +143,21 @@ def _entry(where: str, name: str, value: Any, data_start: int) -> Entry:
         raise wrong("`dtype`, `shape` and `data_offsets` are wanted, and nothing else")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise wrong(f"dtype {_show(dtype)} is not one that safetensors has")
+        raise wrong(f"dtype {show(dtype)} is not one that safetensors has")
     if not _naturals(shape):
-        raise wrong(f"shape should be a list of whole numbers from 0 to 2^63 - 1, it is {_show(shape)}")
+        raise wrong(f"shape should be a list of whole numbers from 0 to 2^63 - 1, it is {show(shape)}")
     if not _naturals(offsets) or len(offsets) != 2:
-        raise wrong(f"data_offsets should be two whole numbers, they are {_show(offsets)}")
+        raise wrong(f"data_offsets should be two whole numbers, they are {show(offsets)}")
     begin, end = offsets
     bits = BITS[dtype]
     for dim in shape:
         bits *= dim
         if bits >= 2**66:  # 2^63 bytes; checked on the way, so that 10,000 dimensions cost nothing
-            raise wrong(f"shape {_show(shape)} has more elements than memory can have")
+            raise wrong(f"shape {show(shape)} has more elements than memory can have")
     if bits % 8:
-        raise wrong(f"{dtype} {_show(shape)} does not end on a whole byte")
+        raise wrong(f"{dtype} {show(shape)} does not end on a whole byte")
     if end - begin != bits // 8:
-        raise wrong(f"{dtype} {_show(shape)} takes {bits // 8} bytes, data_offsets [{begin}, {end}] give {end - begin}")
+        raise wrong(f"{dtype} {show(shape)} takes {bits // 8} bytes, data_offsets [{begin}, {end}] give {end - begin}")
     return Entry(dtype, tuple(shape), data_start + begin, end - begin)
 
 
@@ -172,20 +173,14 @@ def _check_cover(where: str, entries: list[tuple[str, Entry]], data_start: int, 
         if entry.offset != position:
             fault = "overlaps" if entry.offset < position else "leaves a hole after"
             raise CheckpointError(
-                where, f"tensor {_show(name)} starts at byte {entry.offset} and {fault} {_show(before)}", _DAMAGED
+                where, f"tensor {show(name)} starts at byte {entry.offset} and {fault} {show(before)}", _DAMAGED
             )
         position, before = entry.offset + entry.length, name
         if position > file_size:
             raise CheckpointError(
                 where,
-                f"tensor {_show(name)} ends at byte {position}, the file has only {file_size}",
+                f"tensor {show(name)} ends at byte {position}, the file has only {file_size}",
                 "the file is cut off; download it again",
             )
     if position != file_size:
         raise CheckpointError(where, f"{file_size - position} bytes after the last tensor belong to none", _DAMAGED)
-
-
-def _show(value: Any) -> str:
-    """A stranger's value for a message: escaped and short."""
-    text = f"`{value}`" if isinstance(value, str) and value.isprintable() else ascii(value)
-    return text if len(text) <= 120 else text[:100] + "…"

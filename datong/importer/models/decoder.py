@@ -14,8 +14,14 @@ import onnx_ir as ir
 from datong.importer.config import Config
 from datong.importer.graph import I64, GraphBuilder
 from datong.importer.rope import Rope
+from datong.importer.show import show
 from datong.importer.weights import WeightMap
 from datong.spec.program import CacheSpec
+
+
+# Far above any model; so that a config of a few bytes cannot ask for gigabytes of tables.
+MAX_LAYERS = 10_000
+MAX_HEAD_DIM = 65_536
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,9 @@ def read_sizes(config: Config, kv_heads: int | None = None, head_dim: int | None
     Raises:
         ConfigError: a size is missing, or they do not go together.
     """
-    if config.text("hidden_act", "silu") not in ("silu", "swish"):
-        raise config.error(f"config key `hidden_act` should be `silu`, it is {config.text('hidden_act')[:60]!r}")
+    activation = config.text("hidden_act", "silu")
+    if activation not in ("silu", "swish"):
+        raise config.error(f"config key `hidden_act` should be `silu`, it is {show(activation)}")
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kv = config.integer("num_key_value_heads", heads) if _decided(config, "num_key_value_heads", kv_heads) else kv_heads
     if _decided(config, "head_dim", head_dim):
@@ -115,9 +122,9 @@ def read_sizes(config: Config, kv_heads: int | None = None, head_dim: int | None
     assert kv is not None and head_dim is not None
     if heads % kv:
         raise config.error(f"`num_attention_heads` {heads} should be a multiple of `num_key_value_heads` {kv}")
-    if head_dim % 2:
-        raise config.error(f"the size of a head should be even, for rope; it is {head_dim}")
-    inner, layers = config.integer("intermediate_size"), config.integer("num_hidden_layers")
+    if head_dim % 2 or head_dim > MAX_HEAD_DIM:
+        raise config.error(f"the size of a head should be even, for rope, and at most {MAX_HEAD_DIM}; it is {head_dim}")
+    inner, layers = config.integer("intermediate_size"), config.integer("num_hidden_layers", maximum=MAX_LAYERS)
     return Sizes(config.integer("vocab_size"), hidden, inner, layers, heads, kv, head_dim)
 
 
