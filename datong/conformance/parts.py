@@ -163,12 +163,20 @@ def _attention(b: PartBuilder, p: Params) -> Scene:
     return Scene(arrays, sequences)
 
 
-def _elementwise(op: str, names: tuple[str, ...], **attrs: str) -> Callable[[PartBuilder, Params], Scene]:
+def _elementwise(op: str, *names: str) -> Callable[[PartBuilder, Params], Scene]:
     def build(b: PartBuilder, p: Params) -> Scene:
-        b.node(op, [b.input(name, (TOKENS, p["n"])) for name in names], [("y", (TOKENS, p["n"]))], attrs)
+        b.node(op, [b.input(name, (TOKENS, p["n"])) for name in names], [("y", (TOKENS, p["n"]))])
         return Scene([{name: _values(b, (p["tokens"], p["n"]), p) for name in names}], [(0, p["tokens"])])
 
     return build
+
+
+def _glu(b: PartBuilder, p: Params) -> Scene:
+    shape = (p["tokens"], p["n"])
+    inputs = [b.input(name, (TOKENS, p["n"])) for name in ("gate", "up")]
+    b.node("glu", inputs, [("y", (TOKENS, p["n"]))], {"kind": "silu"})
+    # `up` stays normal: silu(-104) is a denormal, and whether it times infinity is -inf or NaN means nothing
+    return Scene([{"gate": _values(b, shape, p), "up": _values(b, shape, {})}], [(0, p["tokens"])])
 
 
 def _slice(b: PartBuilder, p: Params) -> Scene:
@@ -232,10 +240,10 @@ BUILDERS: dict[str, Callable[[PartBuilder, Params], Scene]] = {
     "rope_table": _rope_table,
     "rope": _rope,
     "attention": _attention,
-    "glu": _elementwise("glu", ("gate", "up"), kind="silu"),
-    "add": _elementwise("add", ("a", "b")),
-    "mul": _elementwise("mul", ("a", "b")),
-    "sigmoid": _elementwise("sigmoid", ("x",)),
+    "glu": _glu,
+    "add": _elementwise("add", "a", "b"),
+    "mul": _elementwise("mul", "a", "b"),
+    "sigmoid": _elementwise("sigmoid", "x"),
     "slice": _slice,
     "take_rows": _take_rows,
     "add_rms_norm": _add_rms_norm,

@@ -359,9 +359,8 @@ def check_step(step: Step, *, vocab_size: int = 0, block_size: int = 0, blocks: 
     if step.query_starts[0] != 0 or step.query_starts[-1] != tokens or (new < 0).any():
         raise ShapeError("step", f"`query_starts` should rise from 0 to {tokens}, is {step.query_starts.tolist()}")
     if (step.context_lens < new).any():
-        raise DeviceError(
-            "step", f"`context_lens` {step.context_lens.tolist()} are less than the new tokens {new.tolist()}"
-        )
+        lens = step.context_lens.tolist()
+        raise DeviceError("step", f"`context_lens` should be at least the new tokens {new.tolist()}, are {lens}")
     _check_range("ids", step.ids, vocab_size)
     if step.rows.size:
         _check_range("rows", step.rows, tokens)

@@ -47,21 +47,17 @@ class Report:
         return self.ok
 
 
+# "Measured": the definition with the rounding that the reason names, over conformance/cases.toml. The largest case
+# is always one of a few elements, so the bounds leave room for an unlucky one: two to five times what was measured.
 _EXACT = Bound(0.0, 0.0, "moves bits, or rounds once: IEEE 754 leaves no choice")
-_F32 = Bound(1e-10, 1e-4, "sums of up to 10^5 f32 terms in any order, exp and cos to a few units in the last place")
-_F16 = Bound(
-    1e-6, 5e-3, "one operand rounded to f16: relative error 2^-11 at most, nmse 8e-8; room for a second rounding"
-)
-_BF16 = Bound(1e-5, 2e-2, "activations rounded to bf16: relative error 2^-8 at most, nmse 1.3e-6 to 5e-6")
-_KV_F16 = Bound(
-    1e-6, 1e-2, "keys and values rounded to f16; measured by rounding the definition's: nmse 1e-7, worst 1e-3"
-)
-_KV_BF16 = Bound(
-    5e-5, 5e-2, "keys and values rounded to bf16; measured by rounding the definition's: nmse 1e-5, worst 1e-2"
-)
+_F32 = Bound(1e-10, 1e-4, "sums of up to 10^5 f32 terms in any order; exp and cos to a few units in the last place")
+_F16 = Bound(1e-6, 5e-3, "activations and result rounded to f16; measured nmse 3e-7, worst 2e-3")
+_BF16 = Bound(5e-5, 3e-2, "activations and result rounded to bf16; measured nmse 2e-5, worst 1e-2")
 _INT8 = Bound(
-    2e-4, 8e-2, "activations rounded to 8 bits per block of 32 to 256: step amax/127, nmse 2e-5 to 1e-4 if normal"
+    5e-4, 1e-1, "activations rounded to 8 bits per block of 256, result to f16; measured nmse 3e-4, worst 6e-2"
 )
+_KV_F16 = Bound(1e-6, 1e-2, "keys and values rounded to f16; measured nmse 1e-7, worst 1e-3")
+_KV_BF16 = Bound(5e-5, 5e-2, "keys and values rounded to bf16; measured nmse 1e-5, worst 6e-3")
 
 # (class of ops.py, weight format or cache dtype) -> bound
 TABLE: dict[tuple[str, str], Bound] = {

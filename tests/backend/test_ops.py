@@ -1,0 +1,27 @@
+"""Every operator of every backend of this machine against its definition."""
+
+import pytest
+
+from datong.backends.reference import ReferenceBackend
+from datong.backends.registry import backend_for
+from datong.conformance.ops import cases, run_cases
+from datong.spec.backend import Backend
+from datong.spec.ops import OPS
+
+BACKENDS = ["reference", "cpu"]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    if request.param == "reference":
+        return ReferenceBackend.with_fusions()
+    return backend_for(request.param)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_operator_is_right_or_refused(backend: Backend, op: str) -> None:
+    results = run_cases(backend, {}, cases(lambda case: case.op == op))
+    failures = [f"{r.case}: {r.reason}" for r in results if r.state == "failed"]
+    assert not failures, "\n".join([f"{len(failures)} of {len(results)} cases", *failures[:10]])
+    if op in backend.fusions() or OPS[op].tier == "core":
+        assert {r.state for r in results} == {"passed"}
