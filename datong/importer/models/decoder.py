@@ -18,7 +18,6 @@ from datong.importer.show import show
 from datong.importer.weights import WeightMap
 from datong.spec.program import CacheSpec
 
-
 # Far above any model; so that a config of a few bytes cannot ask for gigabytes of tables.
 MAX_LAYERS = 10_000
 MAX_HEAD_DIM = 65_536
