@@ -16,7 +16,7 @@ from typing import Any
 from jinja2.utils import Namespace
 
 MAX_TEXT = 16 << 20  # characters of any text and of all that is printed; a million tokens are about 4 million
-MAX_STEPS = 1_000_000  # Qwen 3 takes 53 for a message, so this is 18,000 messages; about 1 s
+MAX_STEPS = 1_000_000  # about 1 s; Qwen 3 takes 110 for a message, so this is 9,000 messages
 MAX_SECONDS = 5.0
 MAX_BITS = 4096  # of a whole number; Python prints 4,300 digits at most
 MAX_WIDTH = 10_000  # characters that a width or an indent may add

@@ -6,23 +6,18 @@ checkpoints name the end of a turn in one of them and the end of a text in anoth
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datong.engine.token_bytes import TokenBytes, token_bytes
-from datong.errors import DatongError, InvalidRequest, PackageError, TokenizerError
-from datong.package.files import read_bounded
-from datong.package.paths import resolve_inside
+from datong.errors import DatongError, InvalidRequest, TokenizerError
+from datong.package.reader import Package
 
 if TYPE_CHECKING:
     import tokenizers
     from tokenizers.decoders import DecodeStream
 
-MAX_TOKENIZER = 256 << 20  # bytes; the largest published tokenizer.json is 35 MB (Gemma 3)
-MAX_CONFIG = 16 << 20
 SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -39,30 +34,30 @@ class Tokenizer:
         self.eos_ids = self._stop_ids()
 
     @classmethod
-    def load(cls, directory: Path) -> Tokenizer:
-        """Read the tokenizer files of a package. Raises TokenizerError."""
+    def load(cls, package: Package) -> Tokenizer:
+        """Read the tokenizer files of a package. Raises TokenizerError, or PackageError for a changed file."""
         import tokenizers
 
-        configs = {
-            name: _read_json(directory, name)
-            for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json")
-        }
-        if not (directory / "tokenizer.json").exists():
+        if package.tokenizer_file is None:
             raise TokenizerError(
                 "tokenizer",
-                f"`tokenizer.json` should be in `{directory}`, it is not",
-                "token ids still work: model.logits",
+                f"`{package.root}` should hold a tokenizer.json, it has none",
+                "give token ids instead of text",
             )
-        data = _read(directory, "tokenizer.json", MAX_TOKENIZER)
         try:
-            inner = tokenizers.Tokenizer.from_buffer(data)
+            inner = tokenizers.Tokenizer.from_buffer(package.read("tokenizer.json"))
+        except DatongError:
+            raise
         except Exception as e:  # tokenizers raises bare Exception
             raise TokenizerError("tokenizer", f"`tokenizer.json` cannot be read: {e}") from None
         inner.no_padding()
         inner.no_truncation()
-        has_template = (directory / "chat_template.jinja").exists()
-        template = _read(directory, "chat_template.jinja", MAX_CONFIG).decode("utf-8") if has_template else None
-        return cls(inner, configs, template)
+        configs = {
+            "tokenizer_config.json": package.tokenizer_config(),
+            "generation_config.json": package.generation_config(),
+            "config.json": package.config(),
+        }
+        return cls(inner, configs, package.chat_template())
 
     @property
     def vocab_size(self) -> int:
@@ -102,24 +97,22 @@ class Tokenizer:
         return DecodeStream(skip_special_tokens=skip_special)
 
     def chat_template(self, tools: bool = False) -> str | None:
-        """The template's text: chat_template.jinja, else tokenizer_config.json; a list may hold one for tools."""
-        if self._template is not None:
-            return self._template
-        found = self._settings.get("chat_template")
-        if isinstance(found, list):
-            named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-            found = named.get("tool_use" if tools and "tool_use" in named else "default")
-        return found if isinstance(found, str) else None
+        """The template's text; older packages may carry another one for conversations with tools."""
+        named = self._settings.get("chat_template")
+        if tools and isinstance(named, list):
+            for item in named:
+                if isinstance(item, dict) and item.get("name") == "tool_use" and isinstance(item.get("template"), str):
+                    return str(item["template"])
+        return self._template
 
     def _special_texts(self) -> dict[str, str]:
         """`bos_token` … by name: what chat templates may print."""
         texts: dict[str, str] = {}
         for name in SPECIALS:
-            for config in ("tokenizer_config.json", "special_tokens_map.json"):
-                value = self._configs.get(config, {}).get(name)
-                value = value.get("content") if isinstance(value, dict) else value
-                if isinstance(value, str):
-                    texts.setdefault(name, value)
+            value = self._settings.get(name)
+            value = value.get("content") if isinstance(value, dict) else value
+            if isinstance(value, str):
+                texts[name] = value
         return texts
 
     def _id_of(self, name: str) -> int | None:
@@ -133,25 +126,3 @@ class Tokenizer:
             value = self._configs.get(config, {}).get("eos_token_id")
             ids.update(i for i in (value if isinstance(value, list) else [value]) if type(i) is int)
         return frozenset(i for i in ids if i is not None)
-
-
-def _read(directory: Path, name: str, limit: int) -> bytes:
-    try:
-        return read_bounded(resolve_inside(directory, name, "tokenizer"), limit, "tokenizer")
-    except PackageError as e:
-        raise TokenizerError(e.where, e.message, e.hint) from None
-
-
-def _read_json(directory: Path, name: str) -> dict[str, Any]:
-    """A JSON object, {} when there is no such file."""
-    if not (directory / name).exists():
-        return {}
-    try:
-        found = json.loads(_read(directory, name, MAX_CONFIG))
-    except (ValueError, RecursionError) as e:
-        raise TokenizerError("tokenizer", f"`{name}` should be JSON, it is not: {e}") from None
-    except DatongError:
-        raise
-    if not isinstance(found, dict):
-        raise TokenizerError("tokenizer", f"`{name}` should hold an object, got `{type(found).__name__}`")
-    return found

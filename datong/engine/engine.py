@@ -1,0 +1,149 @@
+"""The loop: schedule -> run -> sample -> emit. One engine per model; requests share its steps.
+
+There is no thread of its own: whoever waits for a token runs steps, for all requests at once, under the lock. Two
+iterators read in turn therefore advance together, and many threads may use one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from threading import RLock
+
+from datong.engine import batch
+from datong.engine.blocks import BlockPool
+from datong.engine.request import Request, Score
+from datong.engine.results import Chunk
+from datong.engine.runner import Runner
+from datong.engine.scheduler import Scheduler, Work
+from datong.errors import Cancelled, ContextOverflow, DeviceError, InvalidRequest
+
+# Kinds of cache whose content depends on the tokens in its blocks alone, so that full blocks can be shared.
+SHARED_KINDS = frozenset({"full", "window"})
+
+
+class Engine:
+    """Runs requests on a runner.
+
+    Args:
+        runner: with its caches.
+        context: tokens that one sequence may have.
+        max_tokens: tokens of one step, at most.
+        max_rows: rows of logits of one step, at most.
+    """
+
+    def __init__(self, runner: Runner, context: int, *, max_tokens: int = 512, max_rows: int = 64) -> None:
+        self.runner = runner
+        self.vocab = runner.program.vocab_size
+        self.context = min(context, runner.blocks * runner.block_size)
+        kinds = {cache.kind for part in runner.program.parts for cache in part.caches}
+        self.pool = BlockPool(runner.blocks, runner.block_size, reuse=kinds <= SHARED_KINDS)
+        self.scheduler = Scheduler(self.pool, max_tokens=max_tokens, max_rows=max_rows)
+        self.lock = RLock()
+
+    def check(self, tokens: Sequence[int], room: int) -> None:
+        """Can a prompt be run, with `room` tokens of answer? Raises InvalidRequest, ContextOverflow."""
+        if not tokens:
+            raise InvalidRequest("generate", "at least one token was expected, the prompt has none")
+        if min(tokens) < 0 or max(tokens) >= self.vocab:
+            wrong = next(t for t in tokens if not 0 <= t < self.vocab)
+            raise InvalidRequest("generate", f"token ids should be 0 to {self.vocab - 1}, got {wrong}")
+        if len(tokens) + room > self.context:
+            raise self._overflow(len(tokens), room)
+
+    def _overflow(self, length: int, room: int) -> ContextOverflow:
+        model = self.runner.program.context_length
+        answer = f" and an answer of at least {room}" if room else ""
+        hint = f"the model allows {model}: load it with a larger `context`, or shorten the prompt"
+        if model <= self.context:
+            hint = "shorten the prompt; the model allows no more"
+        return ContextOverflow("generate", f"{length} tokens{answer} should fit a context of {self.context}", hint)
+
+    def submit(self, request: Request | Score) -> None:
+        """Queue a request that `check` passed."""
+        with self.lock:
+            self.scheduler.add(request.sequence)
+
+    def cancel(self, request: Request | Score) -> None:
+        """Return everything that the request holds. Harmless when it is finished."""
+        with self.lock:
+            self.scheduler.remove(request.sequence)
+            if not request.done and request.error is None:
+                request.error = Cancelled("generate", "the request was cancelled")
+
+    def run(self, requests: Iterable[Score]) -> None:
+        """Run to the end. Raises what a step raised."""
+        waiting = list(requests)
+        try:
+            for request in waiting:
+                self.submit(request)
+            for request in waiting:
+                while not request.done:
+                    with self.lock:
+                        if not request.done:
+                            self._step_for(request)
+        finally:
+            for request in waiting:
+                self.cancel(request)
+
+    def chunks(self, requests: Sequence[Request]) -> Iterator[Chunk]:
+        """Run, and give the chunks of all requests as they come. Closing the iterator cancels what is left."""
+        try:
+            for request in requests:
+                self.submit(request)
+            live = list(requests)
+            while live:
+                with self.lock:
+                    if not any(request.chunks for request in live):
+                        self._step_for(*live)
+                for request in live:
+                    while request.chunks:
+                        yield request.chunks.popleft()
+                live = [request for request in live if request.chunks or not request.done]
+        finally:
+            for request in requests:
+                self.cancel(request)
+
+    def _step_for(self, *requests: Request | Score) -> None:
+        """One step on behalf of these; raises the error of the first that has one."""
+        for request in requests:
+            if request.error is not None:
+                raise request.error
+        if not self.step():
+            raise DeviceError("engine", "a request should have work left, nothing was scheduled")
+
+    def step(self) -> bool:
+        """One step for everybody. False: there was nothing to do. Raises what the backend raised."""
+        work = self.scheduler.schedule()
+        if not work:
+            return False
+        try:
+            logits = self.runner.run(batch.build(work))
+            row = 0
+            for w in work:
+                self.scheduler.advance(w)
+                if w.rows:
+                    self._take(w, logits[row : row + w.rows])
+                    row += w.rows
+        except BaseException as error:  # also Ctrl-C: the step is half done, its requests cannot go on
+            self._abandon(work, error)
+            raise
+        return True
+
+    def _take(self, work: Work, logits: object) -> None:
+        """Hand out the rows; a request whose own numbers are wrong fails alone."""
+        request = work.sequence.owner
+        try:
+            if request.take(logits):
+                self.scheduler.remove(work.sequence)
+        except (DeviceError, InvalidRequest) as error:
+            request.error = error
+            self.scheduler.remove(work.sequence)
+
+    def _abandon(self, work: Sequence[Work], error: BaseException) -> None:
+        """End every request of a failed step. After a device error no cached block is trusted any more."""
+        for w in work:
+            if not w.sequence.owner.done:
+                w.sequence.owner.error = w.sequence.owner.error or error
+            self.scheduler.remove(w.sequence)
+        if isinstance(error, Exception):
+            self.pool.forget()

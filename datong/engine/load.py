@@ -1,0 +1,113 @@
+"""`load`: from a path or a name to a model that answers. Also `compile`, for those who only want the program.
+
+The warm path, an imported and compiled package, imports neither onnx nor onnx_ir nor torch: tests/e2e/test_engine.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datong import env
+from datong.backends.registry import backend_for
+from datong.compiler.cache import cached_program
+from datong.engine.engine import Engine
+from datong.engine.model import Model
+from datong.engine.runner import Runner
+from datong.errors import InvalidRequest
+from datong.package.files import Progress
+from datong.package.reader import Package
+from datong.package.store import resolve
+from datong.spec.backend import Backend
+from datong.spec.program import Program
+
+DEFAULT_CONTEXT = 4096  # tokens; half a gigabyte of cache for an 8 B model, touched only as far as it is used
+STEP_TOKENS = 512  # a prompt is computed in pieces of this; larger ones gain little and make others wait
+STEP_ROWS = 64  # rows of logits in one step: 39 MB for a vocabulary of 150,000
+
+
+def load(
+    path_or_name: str | Path | Package,
+    device: str = "cpu",
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+    cache_dtype: str | None = None,
+    context: int | None = None,
+    cache_tokens: int | None = None,
+    step_tokens: int = STEP_TOKENS,
+    step_rows: int = STEP_ROWS,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Model:
+    """Open a model for use.
+
+    Args:
+        path_or_name: a package, a checkpoint directory, a GGUF file, or a known name; checkpoints are imported once.
+        device: a name that `datong.devices()` shows.
+        threads: of the CPU backend; None: DATONG_THREADS, else the cores of this process.
+        isa: forces one variant of the CPU kernels; None: DATONG_ISA, else the best one here.
+        cache_dtype: f32, f16 or bf16; None: f32 if all weights are, else f16.
+        context: tokens of one sequence, at most the model's; None: the model's, at most 4096.
+        cache_tokens: tokens of all sequences together; None: `context`.
+        step_tokens: tokens of one step; longer prompts run in pieces.
+        step_rows: rows of logits of one step.
+        strict: refuse if any operator would run elsewhere than on `device`.
+        progress: told of bytes while importing.
+
+    Raises:
+        PackageError, ImportFailed: there is no such model, or it is damaged.
+        BackendMissing: there is no such device.
+        Unsupported: the device refuses operators; `.reasons` says which and why.
+        InvalidRequest: an option is out of range.
+        DeviceError: the backend failed, such as when memory is short.
+    """
+    package = path_or_name if isinstance(path_or_name, Package) else resolve(path_or_name, progress)
+    tokens = _context(context, package.manifest.context_length)
+    cache = tokens if cache_tokens is None else _at_least_one("cache_tokens", cache_tokens)
+    for name, number in (("step_tokens", step_tokens), ("step_rows", step_rows)):
+        _at_least_one(name, number)
+    backends = _backends(device, strict)
+    program = cached_program(package, backends, strict=strict)
+    settings = {
+        "threads": env.threads() if threads is None else _at_least_one("threads", threads),
+        "isa": isa or env.isa(),
+        "cache_dtype": cache_dtype,
+        "max_tokens": step_tokens,
+        "max_rows": step_rows,
+    }
+    options = {name: str(value) for name, value in settings.items() if value is not None}
+    runner = Runner(program, backends, cache, options)
+    return Model(package, Engine(runner, tokens, max_tokens=step_tokens, max_rows=step_rows), device)
+
+
+def compile_package(
+    package: str | Path | Package, device: str = "cpu", *, strict: bool = False, progress: Progress | None = None
+) -> Program:
+    """The program of a package for a device: what runs where, and every refusal. Kept for the next `load`.
+
+    Raises as `load`.
+    """
+    opened = package if isinstance(package, Package) else resolve(package, progress)
+    return cached_program(opened, _backends(device, strict), strict=strict)
+
+
+def _backends(device: str, strict: bool) -> list[Backend]:
+    """Best first: the device's, then the definition for whatever it refuses, unless `strict`."""
+    backends = [backend_for(device)]
+    if not strict and backends[0].name != "reference":
+        backends.append(backend_for("reference"))
+    return backends
+
+
+def _context(asked: int | None, most: int) -> int:
+    if asked is None:
+        return min(most, DEFAULT_CONTEXT)
+    if _at_least_one("context", asked) > most:
+        raise InvalidRequest("load", f"context should be at most {most}, the model's, got {asked}")
+    return asked
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if type(value) is not int or value < 1:
+        raise InvalidRequest("load", f"{name} should be a whole number from 1, got `{value}`")
+    return value

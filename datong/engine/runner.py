@@ -1,0 +1,134 @@
+"""A program on its devices: the executables of its parts, one paged cache each, and one `run` through all of them.
+
+Blocks are numbered alike for all parts. Where parts want blocks of different sizes, a logical block holds the least
+common multiple of tokens, and its number is spread over the part's own smaller blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from datong.errors import BackendMissing, DeviceError
+from datong.spec.backend import Backend, Cache, Executable, Placed
+from datong.spec.program import Part, Program, Step
+
+OF_STEP = frozenset({"ids", "positions", "rows"})
+MAX_BLOCK = 4096  # tokens of a logical block; larger ones waste the cache of every short sequence
+
+
+@dataclass
+class _Stage:
+    """One part, ready to run."""
+
+    part: Part
+    executable: Executable
+    cache: Cache | None
+    inputs: tuple[str, ...]  # from earlier parts
+    spread: int = 1  # own blocks per logical block
+
+
+class Runner:
+    """Runs steps. Not for two threads at once.
+
+    Args:
+        program: compiled.
+        backends: one for each name that a part asks for.
+        tokens: tokens that the caches hold, rounded up to whole blocks.
+        options: for `Backend.compile`; see spec/backend.py.
+
+    Raises:
+        BackendMissing, Unsupported, DeviceError.
+    """
+
+    def __init__(
+        self, program: Program, backends: Sequence[Backend], tokens: int, options: Mapping[str, str] | None = None
+    ) -> None:
+        self.program = program
+        by_name = {backend.name: backend for backend in backends}
+        self._stages = [_open(part, by_name, program.package, options or {}) for part in program.parts]
+        self.block_size = self._common_block()
+        self.blocks = -(-max(1, tokens) // self.block_size)
+        for stage in self._stages:
+            if stage.cache is not None:
+                stage.spread = self.block_size // stage.cache.layout.block_size
+                stage.cache = stage.executable.create_cache(self.blocks * stage.spread)
+        self._logits = _logits_name(program)
+
+    def run(self, step: Step) -> np.ndarray:
+        """Run one step.
+
+        Args:
+            step: `block_tables` holds logical blocks.
+
+        Returns:
+            [R, vocab] f32, valid until the next run.
+
+        Raises:
+            DeviceError, ShapeError, DtypeError: from the backend; the cache blocks of this step then hold anything.
+        """
+        values: dict[str, np.ndarray] = {}
+        for stage in self._stages:
+            given = {name: values[name] for name in stage.inputs}
+            own = step if stage.spread == 1 else _spread(step, stage.spread)
+            outputs = stage.executable.run(own, stage.cache, given)
+            if len(self._stages) == 1:
+                return outputs[self._logits]
+            # An output is valid until its part runs again, which is after this step.
+            values.update(outputs)
+        return values[self._logits]
+
+    def placement(self) -> list[tuple[str, Placed]]:
+        """(backend, where the node runs), in order of execution."""
+        return [(stage.part.backend, placed) for stage in self._stages for placed in stage.executable.placement()]
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by use, summed over the parts; `cache` is what the caches may grow to."""
+        total: dict[str, int] = {}
+        for stage in self._stages:
+            for use, size in stage.executable.memory().items():
+                total[use] = total.get(use, 0) + size
+        caches = [stage.cache for stage in self._stages if stage.cache is not None]
+        total["cache"] = sum(cache.blocks * cache.layout.bytes_per_block for cache in caches)
+        return total
+
+    def _common_block(self) -> int:
+        sizes = [stage.cache.layout.block_size for stage in self._stages if stage.cache is not None]
+        size = math.lcm(*sizes) if sizes else 16
+        if size > MAX_BLOCK:
+            parts = ", ".join(f"{s.part.backend} {s.cache.layout.block_size}" for s in self._stages if s.cache)
+            raise DeviceError(
+                "cache",
+                f"parts should have block sizes with a common multiple up to {MAX_BLOCK}, they have {parts}",
+                "run the whole model on one device",
+            )
+        return size
+
+
+def _open(part: Part, backends: Mapping[str, Backend], package: str, options: Mapping[str, str]) -> _Stage:
+    """Compile one part. Its first cache, of one block, only tells the layout."""
+    backend = backends.get(part.backend)
+    if backend is None:
+        raise BackendMissing("run", f"a part wants backend `{part.backend}`, there are {', '.join(sorted(backends))}")
+    executable = backend.compile(part, package, options)
+    cache = executable.create_cache(1) if part.caches else None
+    return _Stage(part, executable, cache, tuple(name for name in part.inputs if name not in OF_STEP))
+
+
+def _spread(step: Step, count: int) -> Step:
+    """The step with each logical block replaced by its `count` own blocks; -1 stays -1."""
+    tables = step.block_tables
+    own = tables[:, :, None] * count + np.arange(count, dtype=np.int32)
+    own[tables < 0] = -1
+    return replace(step, block_tables=np.ascontiguousarray(own.reshape(len(tables), -1), np.int32))
+
+
+def _logits_name(program: Program) -> str:
+    """The output of the last part that is the model's answer."""
+    outputs = program.parts[-1].outputs if program.parts else ()
+    if len(outputs) != 1 and "logits" not in outputs:
+        raise DeviceError("run", f"the last part should give the logits, it gives {', '.join(outputs) or 'nothing'}")
+    return outputs[0] if len(outputs) == 1 else "logits"
