@@ -1,6 +1,6 @@
 // Speed of the linear kernels: GEMV in GB/s of stored bytes beside plain reads of as many bytes, GEMM in GOP/s.
 //
-//   linear_bench [kernel substring] [gemv | gemm | all] [csv]
+//   linear_bench [kernel substring] [gemv | gemm | all]    CSV on stdout
 //
 // Each figure is the best of several short bursts. Threads are plain ones that split the rows, as the executor does; all
 // spin at a barrier, so that waking up is not measured.
@@ -23,8 +23,8 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Runs work(thread) on n threads `repeats` times and returns the best seconds of one round.
-double best_seconds(int n, int repeats, const std::function<void(int)>& work) {
+// Runs work(thread, round) on n threads `repeats` times and returns the best seconds of one round.
+double best_seconds(int n, int repeats, const std::function<void(int, int)>& work) {
   std::atomic<int> arrived{0}, round{0};
   double best = 1e9;
   const auto wait = [&](int r) {
@@ -40,7 +40,7 @@ double best_seconds(int n, int repeats, const std::function<void(int)>& work) {
     for (int r = 0; r < 2 * repeats; r += 2) {
       wait(r);
       if (thread == 0) start = now();
-      work(thread);
+      work(thread, r / 2);
       wait(r + 1);
       if (thread == 0) best = std::min(best, now() - start);
     }
@@ -59,33 +59,72 @@ struct Buffer {
   }
 };
 
+constexpr int64_t kMemoryBytes = 200 << 20;  // six times the L3 cache of the machine in bench/results
+
 struct Shape {
   int64_t out, in;
 };
 
-void row(const char* kernel, const Shape& s, int64_t tokens, int threads, double gbs, double read, double gops) {
-  std::printf("%s,%lld,%lld,%lld,%d,%.1f,%.1f,%.0f\n", kernel, (long long)s.out, (long long)s.in, (long long)tokens,
-              threads, gbs, read, gops);
+// As many copies of a weight as exceed the caches several times: a round that starts at another copy each time reads
+// memory. One copy measures the caches.
+class Copies {
+ public:
+  std::vector<WeightView> views;
+
+  Copies(const TestWeight& weight, int count) {
+    for (int i = 0; i < count; ++i) {
+      memory_.emplace_back(static_cast<size_t>(weight.bytes()) + 8);
+      uint8_t* at = memory_.back().p.get() + 8;  // the data of a safetensors file is aligned to 8 bytes
+      WeightView v = weight.view;
+      const auto move = [&](const void* from, int64_t n) {
+        if (!from) return static_cast<const uint8_t*>(nullptr);
+        std::memcpy(at, from, static_cast<size_t>(n));
+        at += n;
+        return static_cast<const uint8_t*>(at - n);
+      };
+      const bool k = v.super_block != 0;
+      const int64_t n = v.out * v.in, levels = v.block ? n / v.block * (k ? 1 : 2) : 0;
+      const bool nibbles = v.codes_dtype == DT_I4 || v.codes_dtype == DT_U4;
+      v.codes = move(v.codes, v.block ? (nibbles ? n / 2 : n) : v.codes_dtype == DT_F32 ? 4 * n : 2 * n);
+      v.scale = move(v.scale, levels);
+      v.min = move(v.min, levels);
+      v.super_scale = reinterpret_cast<const uint16_t*>(move(v.super_scale, k ? n / 128 : 0));
+      v.super_min = reinterpret_cast<const uint16_t*>(move(v.super_min, k ? n / 128 : 0));
+      views.push_back(v);
+    }
+  }
+
+ private:
+  std::vector<Buffer> memory_;
+};
+
+void row(const char* kernel, const Shape& s, const char* where, int64_t tokens, int threads, double gbs, double read,
+         double gops) {
+  std::printf("%s,%lld,%lld,%s,%lld,%d,%.1f,%.1f,%.0f\n", kernel, (long long)s.out, (long long)s.in, where,
+              (long long)tokens, threads, gbs, read, gops);
   std::fflush(stdout);
 }
 
-// GB/s of summing `bytes` bytes on n threads.
-double read_speed(const uint8_t* p, int64_t bytes, int n, int repeats) {
+// GB/s of summing all codes (each copy in turn) on n threads.
+double read_speed(const Copies& copies, int64_t bytes, int n) {
   static std::atomic<uint64_t> sink;
-  return 1e-9 * double(bytes) / best_seconds(n, repeats, [&](int thread) {
-           const int64_t begin = bytes / 8 * thread / n, end = bytes / 8 * (thread + 1) / n;
+  const int repeats = static_cast<int>(std::clamp(0.2 * 20e9 / double(bytes), 5.0, 2000.0));
+  return 1e-9 * double(bytes) / best_seconds(n, repeats, [&](int thread, int round) {
+           const uint8_t* p = copies.views[static_cast<size_t>(round) % copies.views.size()].codes;
+           const int64_t begin = bytes / 1024 * thread / n, end = bytes / 1024 * (thread + 1) / n;
            const uint64_t* q = reinterpret_cast<const uint64_t*>(p);
            uint64_t sums[16] = {};
-           for (int64_t i = begin; i + 16 <= end; i += 16)
+           for (int64_t i = begin * 128; i < end * 128; i += 16)
              for (int k = 0; k < 16; ++k) sums[k] += q[i + k];
            uint64_t sum = 0;
-           for (uint64_t s : sums) sum += s;
+           for (uint64_t v : sums) sum += v;
            sink = sum;
          });
 }
 
-void measure(const LinearKernel& k, const WeightView& w, int64_t bytes, const Shape& s, int64_t tokens, int threads,
+void measure(const LinearKernel& k, const Copies& copies, int64_t bytes, const Shape& s, int64_t tokens, int threads,
              double read) {
+  const WeightView& w = copies.views[0];
   const std::vector<float> x(static_cast<size_t>(tokens * s.in), 0.5f);
   std::vector<float> y(static_cast<size_t>(tokens * s.out));
   const int64_t room = (tokens + kPrepareRows - 1) / kPrepareRows * kPrepareRows;
@@ -96,13 +135,13 @@ void measure(const LinearKernel& k, const WeightView& w, int64_t bytes, const Sh
   for (int i = 0; i < threads; ++i) scratch.emplace_back(k.scratch_bytes ? k.scratch_bytes(w, tokens) : 0);
   const double work = 2.0 * double(s.out) * double(s.in) * double(tokens);
   const int repeats = static_cast<int>(std::clamp(0.15 * threads / (double(bytes) / 20e9 + work / 300e9), 3.0, 2000.0));
-  const double seconds = best_seconds(threads, repeats, [&](int thread) {
+  const double seconds = best_seconds(threads, repeats, [&](int thread, int round) {
     const int64_t m = k.out_multiple, units = (s.out + m - 1) / m;
     const int64_t begin = units * thread / threads * m, end = std::min(s.out, units * (thread + 1) / threads * m);
-    k.run(w, x.data(), s.in, prepared.p.get(), tokens, begin, end, y.data(), s.out, Epilogue{nullptr, nullptr, 0},
+    k.run(copies.views[static_cast<size_t>(round) % copies.views.size()], x.data(), s.in, prepared.p.get(), tokens, begin, end, y.data(), s.out, Epilogue{nullptr, nullptr, 0},
           scratch[static_cast<size_t>(thread)].p.get());
   });
-  row(k.name, s, tokens, threads, 1e-9 * double(bytes) / seconds, read, 1e-9 * work / seconds);
+  row(k.name, s, copies.views.size() > 1 ? "memory" : "cache", tokens, threads, 1e-9 * double(bytes) / seconds, read, 1e-9 * work / seconds);
 }
 
 }  // namespace
@@ -110,7 +149,7 @@ void measure(const LinearKernel& k, const WeightView& w, int64_t bytes, const Sh
 int main(int argc, char** argv) {
   const std::string name = argc > 1 ? argv[1] : "", what = argc > 2 ? argv[2] : "all";
   const CpuFeatures cpu = detect_cpu_features();
-  std::printf("kernel,out,in,tokens,threads,gb_per_s,plain_read_gb_per_s,gop_per_s\n");
+  std::printf("kernel,out,in,weights_in,tokens,threads,gb_per_s,plain_read_gb_per_s,gop_per_s\n");
   for (const Shape& s : {Shape{1536, 576}, Shape{576, 1536}, Shape{49152, 576}, Shape{2048, 8192}}) {
     for (const char* format : kFormats) {
       if (format[3] == 'k' && s.in % 256) continue;
@@ -119,14 +158,15 @@ int main(int argc, char** argv) {
         if (!std::strstr(k.name, name.c_str()) || std::strncmp(k.name, format, std::strlen(format)) != 0) continue;
         if (!weight) weight = std::make_unique<TestWeight>(format, s.out, s.in, 1);
         if (!k.usable(cpu, weight->view)) continue;
+        const Copies one(*weight, 1), many(*weight, static_cast<int>(kMemoryBytes / weight->bytes() + 2));
         for (int threads = 1; threads <= 2; ++threads) {
-          const Buffer plain(static_cast<size_t>(weight->bytes()));
-          const double read = read_speed(plain.p.get(), weight->bytes(), threads,
-                                         static_cast<int>(std::clamp(0.1 * 20e9 / double(weight->bytes()), 3.0, 2000.0)));
-          if (what != "gemm")
-            for (const int64_t tokens : {1, 2, 4}) measure(k, weight->view, weight->bytes(), s, tokens, threads, read);
-          if (what != "gemv" && s.out < 40000)
-            for (const int64_t tokens : {8, 16, 64, 512}) measure(k, weight->view, weight->bytes(), s, tokens, threads, read);
+          for (const Copies* c : {&one, &many}) {
+            if (what == "gemm") continue;
+            const double read = read_speed(*c, weight->bytes(), threads);
+            for (const int64_t tokens : {1, 2, 4}) measure(k, *c, weight->bytes(), s, tokens, threads, read);
+          }
+          if (what == "gemv" || s.out > 40000) continue;
+          for (const int64_t tokens : {8, 16, 64, 512}) measure(k, one, weight->bytes(), s, tokens, threads, 0);
         }
       }
     }

@@ -84,6 +84,8 @@ void unpack_panel(const Matrix<F>& w, int64_t row, int64_t count, const Panel& p
   uint8_t* out = panel.codes;
   for (; at < w.codes_stride; at += 64, out += kOut) {
     const __mmask64 m = first64(w.codes_stride - at);
+    const uint8_t* next = w.codes + (row + 16) * w.codes_stride + at * 16;  // next panel, fetched while this one is used
+    UNROLL for (int r = 0; r < 16; ++r) _mm_prefetch(next + r * 64, _MM_HINT_T1);
     __m512i v[16];
     UNROLL for (int r = 0; r < 16; ++r) v[r] = _mm512_maskz_loadu_epi8(m, w.codes + rows[r] * w.codes_stride + at);
     unpack_chunk<F>(v, out);

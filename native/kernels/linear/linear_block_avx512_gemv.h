@@ -10,6 +10,16 @@
 namespace datong {
 namespace {
 
+// How far ahead codes are fetched into L2, in bytes, if R rows are less. Rows lie one behind another, so the R rows that
+// come next are one stretch of memory, but four rows read in step are too short for the hardware to foresee. Measured on
+// Zen 4, weights from memory, 1 thread, q8_0 1536x576: 10.7 GB/s without, 16.6 with 2 KB, 23 with 4, 27 with 8, 26 with
+// 16; into L1 instead of L2: 16 with 4 KB.
+constexpr int64_t kAhead = 8192;
+template <Fmt F>
+constexpr int64_t kLevelBytes = Traits<F>::two_level ? 1 : 2;
+template <Fmt F>
+constexpr int64_t kCodesPerLevel = Traits<F>::block / (Traits<F>::nibbles ? 2 : 1) / kLevelBytes<F>;  // bytes per byte
+
 // Which of 16 values (scales from block b on) each lane of chunk c takes.
 template <Fmt F>
 inline __m512i scale_lanes(int c) {
@@ -81,8 +91,12 @@ inline void sixteen_blocks(__m512 acc[R][T], const Matrix<F>& w, int64_t row, co
   constexpr int kChunkBlocks = Traits<F>::nibbles || Traits<F>::block == 16 ? 4 : 2;
   const __mmask16 m = kFull ? 0xffff : first16(count);
   __m512 s[R][T];
+  const int64_t ahead = R * w.codes_stride > kAhead ? R * w.codes_stride : kAhead;
   UNROLL for (int r = 0; r < R; ++r) {
     const uint8_t* super = w.super_scale + (row + r) * w.super_stride;
+    const int64_t levels = row * w.scale_stride + ahead / kCodesPerLevel<F> + (b * R + 16 * r) * kLevelBytes<F>;
+    _mm_prefetch(w.scale + levels, _MM_HINT_T1);
+    if (Traits<F>::has_min) _mm_prefetch(w.min + levels, _MM_HINT_T1);
     const __m512 scale = levels16<F>(w.scale + (row + r) * w.scale_stride, super, b, m);
     UNROLL for (int t = 0; t < T; ++t) s[r][t] = _mm512_mul_ps(scale, token_scales<F>(x[t], b));
     if constexpr (Traits<F>::has_min) {
@@ -100,6 +114,7 @@ inline void sixteen_blocks(__m512 acc[R][T], const Matrix<F>& w, int64_t row, co
     UNROLL for (int t = 0; t < T; ++t) bias[t] = chunk_bias<F>(x[t], first + c);
     UNROLL for (int r = 0; r < R; ++r) {
       const uint8_t* p = w.codes + (row + r) * w.codes_stride + (first + c) * 64;
+      _mm_prefetch(w.codes + row * w.codes_stride + ahead + ((first + c) * R + r) * 64, _MM_HINT_T1);
       const __m512i codes = kFull ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8(bytes, p);
       chunk_rows<F, T>(acc[r], s[r], x, bias, codes, first + c, lanes);
     }
