@@ -31,7 +31,7 @@ def typed(value: Any) -> bytes:
         return struct.pack("<If", F32, value)
     if isinstance(value, str):
         return struct.pack("<I", STRING) + text(value)
-    kind = {str: STRING, int: I32, float: F32}[type(value[0])]
+    kind = {str: STRING, int: I32, float: F32}[type(value[0]) if value else str]
     head = struct.pack("<IIQ", ARRAY, kind, len(value))
     if kind == STRING:
         return head + b"".join(text(v) for v in value)
