@@ -99,12 +99,12 @@ def golden(
     return Runner(directory), answer["input_ids"], answer["logits"]
 
 
-def test_golden_logits(golden: tuple[Runner, np.ndarray, np.ndarray]) -> None:
-    check_all_ways(*golden)
+def test_golden_logits(checkpoint: tuple[Runner, np.ndarray, np.ndarray]) -> None:
+    check_all_ways(*checkpoint)
 
 
-def test_golden_graph_passes_the_full_check(golden: tuple[Runner, np.ndarray, np.ndarray]) -> None:
-    runner = golden[0]
+def test_golden_graph_passes_the_full_check(checkpoint: tuple[Runner, np.ndarray, np.ndarray]) -> None:
+    runner = checkpoint[0]
     onnx.checker.check_model(str(runner.path), full_check=True)
     model = onnx.load(str(runner.path), load_external_data=False)
     assert {o.domain for o in model.opset_import} == {""} and not model.functions, "stock operators only"
@@ -112,9 +112,9 @@ def test_golden_graph_passes_the_full_check(golden: tuple[Runner, np.ndarray, np
     assert runner.path.stat().st_size < 40_000, "weights stay outside"
 
 
-def test_golden_shapes_are_what_inference_finds(golden: tuple[Runner, np.ndarray, np.ndarray]) -> None:
+def test_golden_shapes_are_what_inference_finds(checkpoint: tuple[Runner, np.ndarray, np.ndarray]) -> None:
     """Every shape that we state is what ONNX infers on its own, where it infers one."""
-    stated = onnx.load(str(golden[0].path), load_external_data=False)
+    stated = onnx.load(str(checkpoint[0].path), load_external_data=False)
     shapes = {v.name: v.type for v in stated.graph.value_info}
     del stated.graph.value_info[:]
     inferred = {v.name: v.type for v in onnx.shape_inference.infer_shapes(stated, strict_mode=True).graph.value_info}
@@ -126,8 +126,8 @@ def test_golden_shapes_are_what_inference_finds(golden: tuple[Runner, np.ndarray
             assert not other.HasField("dim_value") or own.dim_value == other.dim_value, name
 
 
-def test_golden_directory_still_opens_in_transformers(golden: tuple[Runner, np.ndarray, np.ndarray]) -> None:
-    runner, ids, logits = golden
+def test_golden_directory_still_opens_in_transformers(checkpoint: tuple[Runner, np.ndarray, np.ndarray]) -> None:
+    runner, ids, logits = checkpoint
     if runner.imported.family == "internlm2":
         assert "internlm2" not in transformers.CONFIG_MAPPING  # should it appear, this test must cover it
         return
