@@ -2,8 +2,8 @@
 
     python bench/compare.py MODEL.gguf [--peer-python path/to/python/with/llama_cpp] [--rounds 7] [--threads 2]
 
-Each engine lives in its own process and is asked in turn, A B A B …; printed are medians, the spread (least to most) and
-the ratio of the medians. Nothing is installed. A CSV with machine, versions and commit goes into bench/results/.
+Each engine lives in its own process and is asked in turn, A B A B …; printed are medians, the spread (least to most)
+and the ratio of the medians. Nothing is installed. A CSV with machine, versions and commit goes into bench/results/.
 """
 
 import argparse
@@ -94,7 +94,14 @@ def main() -> None:
     peer = Worker("llama.cpp", [options.peer_python, str(HERE / "peers/llama_cpp_worker.py"), *tail])
     results = measure([ours, peer], options.rounds, options.tokens)
 
-    header = [machine(), f"{options.threads} threads", options.model.name, ours.version, peer.version, f"commit {commit()}"]
+    header = [
+        machine(),
+        f"{options.threads} threads",
+        options.model.name,
+        ours.version,
+        peer.version,
+        f"commit {commit()}",
+    ]
     print(" | ".join(header))
     print(f"{'task':<18}{'datong':>10}{'least':>9}{'most':>9}{'llama.cpp':>12}{'least':>9}{'most':>9}{'ratio':>8}")
     rows = []
@@ -102,12 +109,16 @@ def main() -> None:
         a, b = results[task, "datong"], results[task, "llama.cpp"]
         row = [statistics.median(a), min(a), max(a), statistics.median(b), min(b), max(b)]
         row.append(row[0] / row[3])
-        print(f"{task:<18}{row[0]:>10.1f}{row[1]:>9.1f}{row[2]:>9.1f}{row[3]:>12.1f}{row[4]:>9.1f}{row[5]:>9.1f}{row[6]:>8.2f}")
+        print(
+            f"{task:<18}{row[0]:>10.1f}{row[1]:>9.1f}{row[2]:>9.1f}{row[3]:>12.1f}{row[4]:>9.1f}{row[5]:>9.1f}{row[6]:>8.2f}"
+        )
         rows.append([task, *(f"{x:.2f}" for x in row)])
     target = HERE / "results" / f"compare-{options.model.stem}-{options.threads}t.csv"
     with target.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([f"# {' | '.join(header)}; python bench/compare.py {options.model.name} --rounds {options.rounds}"])
+        writer.writerow(
+            [f"# {' | '.join(header)}; python bench/compare.py {options.model.name} --rounds {options.rounds}"]
+        )
         writer.writerow(["task", "datong", "least", "most", "llama.cpp", "least", "most", "ratio"])
         writer.writerows(rows)
     print(f"written to {target.relative_to(HERE.parent)}", file=sys.stderr)

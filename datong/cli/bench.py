@@ -1,0 +1,70 @@
+"""`datong bench`: how fast one package prefills and decodes here. Side by side with peers: bench/compare.py."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datong.cli import options
+from datong.cli.console import err, out, print_json
+
+if TYPE_CHECKING:
+    from datong.engine.model import Model
+
+
+def bench(
+    model: options.Model,
+    prefill: Annotated[list[int] | None, typer.Option(help="Prompt lengths; default 128 and 512.")] = None,
+    decode: Annotated[list[int] | None, typer.Option(help="Contexts at which to decode; default 16 and 512.")] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens to decode in each run.")] = 64,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each, after one warm-up.")] = 5,
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+    isa: options.Isa = None,
+    cache_dtype: options.CacheDtype = None,
+    context: options.Context = None,
+    strict: options.Strict = False,
+    as_json: options.Json = False,
+) -> None:
+    """Measure tokens per second: median, least and most over the runs."""
+    from datong.cli.loading import open_model
+
+    opened = open_model(
+        model, device, threads=threads, isa=isa, cache_dtype=cache_dtype, context=context, strict=strict
+    )
+    room = opened.context - tokens
+    rows = [_row(opened, "prefill", n, tokens, runs) for n in prefill or (128, 512) if n <= room]
+    rows += [_row(opened, "decode", n, tokens, runs) for n in decode or (16, 512) if n <= room]
+    facts = {
+        "model": opened.package.manifest.model.name,
+        "device": device,
+        "memory_bytes": opened.memory(),
+        "implementations": sorted({f"{placed.op}: {placed.implementation}" for _, placed in opened.placement()}),
+        "tokens_per_second": rows,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    from rich.table import Table
+
+    table = Table("task", "context", "median", "least", "most", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row["task"], str(row["context"]), *(f"{row[k]:.1f}" for k in ("median", "least", "most")))
+    out.print(table)
+    err.print("tokens per second, greedy, one sequence", style="dim")
+
+
+def _row(model: Model, task: str, context: int, tokens: int, runs: int) -> dict[str, object]:
+    rates = []
+    for run in range(runs + 1):  # the first warms caches and threads
+        # ids differ between runs, so that no prefix is found in the cache
+        ids = [(i * 7919 + 131 * run) % model.vocab_size for i in range(context)]
+        result = model.generate(ids, max_tokens=tokens if task == "decode" else 1, ignore_eos=True)
+        timings = result.timings
+        rates.append(timings.decode_rate if task == "decode" else timings.prefill_rate)
+    return {
+        "task": task, "context": context, "median": statistics.median(rates[1:]), "least": min(rates[1:]),
+        "most": max(rates[1:]),
+    }  # fmt: skip

@@ -14,11 +14,13 @@ from datong.cli.console import err, print_json, progress
 def compile_(
     model: options.Model,
     device: options.Device = "cpu",
-    explain: Annotated[bool, typer.Option("--explain", help="Print placement and refusals with their reasons.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print placement and refusals with their reasons.")
+    ] = False,
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compile for a device without running. --explain says which implementation runs each operator, and why not another."""
+    """Compile for a device without running; --explain says which implementation runs each operator, or why not."""
     from datong.backends.registry import backend_for
     from datong.compiler.explain import explain as text
     from datong.compiler.explain import explain_data, explain_unsupported

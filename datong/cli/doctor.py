@@ -39,7 +39,9 @@ def _cpu() -> Finding:
 
         device = backend_for("cpu").devices()[0]
     except (DatongError, ImportError) as error:
-        return Finding("cpu backend", "broken", str(error).splitlines()[0], "reinstall: pip install --force-reinstall datong")
+        return Finding(
+            "cpu backend", "broken", str(error).splitlines()[0], "reinstall: pip install --force-reinstall datong"
+        )
     facts = ", ".join(f"{key} {value}" for key, value in device.attributes.items())
     return Finding("cpu backend", "ok", f"{device.description}; {facts}" if facts else device.description)
 

@@ -17,13 +17,15 @@ def import_(
     source: Annotated[Path, typer.Argument(help="A Hugging Face directory or a .gguf file.", show_default=False)],
     target: Annotated[
         Path | None,
-        typer.Argument(help="New directory; default: in place for a directory, beside the file for a .gguf.", show_default=False),
+        typer.Argument(
+            help="New directory; default: in place for a directory, beside the file for a .gguf.", show_default=False
+        ),
     ] = None,
     hash_: Annotated[bool, typer.Option("--hash", help="Also hash the contents: reads every weight.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a package that is already there.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Turn a checkpoint into a package. In place, only graph.onnx and datong.json are written, and no weight is read."""
+    """Turn a checkpoint into a package. In place, two files are written (graph.onnx, datong.json), no weight is read."""
     from datong.package.create import import_checkpoint
     from datong.package.describe import describe
 

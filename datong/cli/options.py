@@ -8,14 +8,19 @@ from typing import Annotated
 import typer
 
 Model = Annotated[
-    str, typer.Argument(help="A package, a Hugging Face directory, a .gguf file, or a known name (smollm2).", show_default=False)
+    str,
+    typer.Argument(
+        help="A package, a Hugging Face directory, a .gguf file, or a known name (smollm2).", show_default=False
+    ),
 ]
 PackageDir = Annotated[Path, typer.Argument(help="A package directory.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 Device = Annotated[str, typer.Option(help="Where to run: a name that `datong devices` shows.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: the physical cores this process may use.")]
 Isa = Annotated[str | None, typer.Option(help="Force a CPU kernel family: ref, avx2 or avx512.")]
-CacheDtype = Annotated[str | None, typer.Option(help="KV cache type: f32, f16 or bf16; default: f32 for f32 weights, else f16.")]
+CacheDtype = Annotated[
+    str | None, typer.Option(help="KV cache type: f32, f16 or bf16; default: f32 for f32 weights, else f16.")
+]
 Context = Annotated[int | None, typer.Option(help="Tokens to keep room for; default: the model's, at most 4096.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse if any operator would run elsewhere than on --device.")]
 

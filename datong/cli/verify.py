@@ -14,7 +14,9 @@ from datong.cli.console import out, print_json, progress
 def verify(
     package: options.PackageDir,
     device: options.Device = "cpu",
-    goldens: Annotated[bool, typer.Option(help="Also run the golden vectors on --device, if the package is sealed.")] = True,
+    goldens: Annotated[
+        bool, typer.Option(help="Also run the golden vectors on --device, if the package is sealed.")
+    ] = True,
     as_json: options.Json = False,
 ) -> None:
     """Check schema, paths, offsets, hashes, the graph and the golden vectors. Exit code 1 if any check fails."""

@@ -37,7 +37,7 @@ def test_greedy_continuation_equals_llama_cpp(model: "datong.Model", case: dict)
     differs = [i for i, (a, b) in enumerate(zip(answer.tokens, case["tokens"], strict=True)) if a != b]
     if differs:
         step = differs[0]
-        theirs = dict((int(i), logit) for i, logit in case["top"][step])
+        theirs = {int(i): logit for i, logit in case["top"][step]}
         assert answer.tokens[step] in theirs, f"step {step}: our token is not among llama.cpp's first ten"
         gap = theirs[case["tokens"][step]] - theirs[answer.tokens[step]]
         assert gap < LARGEST_GAP, f"step {step}: llama.cpp prefers its token by {gap}"

