@@ -70,7 +70,40 @@ def parse(data: bytes, where: str) -> ModelProto:
             f"the graph should have IR version 3 to {MAX_IR} and opset 1 to {MAX_OPSET}, "
             f"it has {proto.ir_version} and {opset}",
         )
+    _check_edges(proto, where)
     return proto
+
+
+def _check_edges(proto: ModelProto, where: str) -> None:
+    """Names are text, and each value of the main graph is defined once, before its use. Raises PackageError.
+
+    onnx_ir would make up an input for a value that nobody defines, and go on.
+    """
+    graph = proto.graph
+    given = [v.name for v in (*graph.input, *graph.initializer)]
+    named = [*given, *(v.name for v in graph.output), *(f.domain for f in proto.functions)]
+    named += [f.name for f in proto.functions]
+    named += [entry.key for t in graph.initializer for entry in t.external_data]
+    named += [entry.value for t in graph.initializer for entry in t.external_data]
+    for node in graph.node:
+        named += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    # protobuf hands out a string that is not UTF-8 as bytes
+    odd = next((n for n in named if not isinstance(n, str)), None)
+    if odd is not None:
+        raise PackageError(where, f"names in the graph should be UTF-8 text, {ascii(odd)[:80]} is not")
+    defined = set(given)
+    for node in graph.node:
+        missing = next((n for n in node.input if n and n not in defined), None)
+        if missing is not None:
+            raise PackageError(where, f"node `{node.name}` reads `{missing}`, which nothing before it defines")
+        made = [n for n in node.output if n]
+        twice = next((n for i, n in enumerate(made) if n in defined or n in made[:i]), None)
+        if twice is not None:
+            raise PackageError(where, f"node `{node.name}` defines `{twice}`, which is defined already")
+        defined.update(made)
+    absent = next((v.name for v in graph.output if v.name not in defined), None)
+    if absent is not None:
+        raise PackageError(where, f"the graph should give `{absent}`, which no node defines")
 
 
 def externals(proto: ModelProto, where: str) -> list[External]:

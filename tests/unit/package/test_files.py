@@ -35,7 +35,7 @@ def test_the_second_rename_fails_and_the_first_is_undone(tmp_path: Path, monkeyp
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", failing)
-    with pytest.raises(PackageError, match="could not be written: disk on fire"):
+    with pytest.raises(PackageError, match=r"could not be written: disk on fire"):
         files.replace_files(tmp_path, {"a": b"new", "c": b"new", "b": b"new"})
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
@@ -47,7 +47,9 @@ def limited(code: str, limit: int) -> subprocess.CompletedProcess[str]:
     script = head + textwrap.dedent(code)
     root = Path(files.__file__).resolve().parents[2]
     env = {**os.environ, "PYTHONPATH": str(root)}
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=60, check=False
+    )
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
@@ -123,9 +125,9 @@ def test_the_ruin_of_a_killed_import_is_removed_and_a_running_one_is_not(tmp_pat
 def test_reading_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12345")
     assert files.read_bounded(tmp_path / "a", 5, "t") == b"12345"
-    with pytest.raises(PackageError, match="`a` should have at most 4 bytes, it has more"):
+    with pytest.raises(PackageError, match=r"`a` should have at most 4 bytes, it has more"):
         files.read_bounded(tmp_path / "a", 4, "t")
-    with pytest.raises(PackageError, match="could not be read: No such file"):
+    with pytest.raises(PackageError, match=r"could not be read: No such file"):
         files.read_bounded(tmp_path / "b", 4, "t")
 
 
@@ -135,5 +137,5 @@ def test_hash_and_its_progress(tmp_path: Path) -> None:
     digest = files.sha256_file(tmp_path / "a", lambda *call: seen.append(call))
     assert digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert seen == [("hashing a", 3, 3)]
-    with pytest.raises(PackageError, match="could not be read"):
+    with pytest.raises(PackageError, match=r"could not be read"):
         files.sha256_file(tmp_path / "none")

@@ -75,6 +75,13 @@ def external() -> TensorProto:
         (set_dims(2**62, 2**62), IntegrityError, "should take"),
         (lambda p: setattr(tensor(p), "data_type", 6), IntegrityError, r"i32 \[128, 64\], does not match"),
         (lambda p: setattr(tensor(p), "data_type", 99), PackageError, "has element type 99, which no package stores"),
+        (
+            lambda p: p.graph.node[7].input.__setitem__(0, "ghost"),
+            PackageError,
+            "reads `ghost`, which nothing before it",
+        ),
+        (lambda p: p.graph.node.append(p.graph.node[0]), PackageError, "which is defined already"),
+        (lambda p: setattr(p.graph.output[0], "name", "ghost"), PackageError, "the graph should give `ghost`"),
         (lambda p: setattr(p, "ir_version", 99), PackageError, "IR version 3 to 14"),
         (lambda p: setattr(p.opset_import[0], "version", 99), PackageError, "opset 1 to 28"),
         (lambda p: p.ClearField("opset_import"), PackageError, "opset 1 to 28"),
@@ -85,7 +92,9 @@ def external() -> TensorProto:
         ),
         (
             lambda p: p.functions.append(
-                helper.make_function("d", "f", [], ["o"], [helper.make_node("Constant", [], ["o"], value=external())], [])
+                helper.make_function(
+                    "d", "f", [], ["o"], [helper.make_node("Constant", [], ["o"], value=external())], []
+                )
             ),
             PackageError,
             "only initializers of the main graph",
@@ -101,14 +110,21 @@ def test_what_a_graph_may_not_do(
     assert not verify(bad).ok
 
 
+def test_names_that_are_no_text(package: Package) -> None:
+    raw = (package.root / "graph.onnx").read_bytes()
+    for name in (b"rope.cos", b"location", b"model.safetensors", b"kv_num_heads"):
+        with pytest.raises(PackageError, match=r"names in the graph should be UTF-8 text"):
+            replace(package, raw.replace(name, name[:-1] + b"\xff")).graph()
+
+
 def test_graphs_nested_without_end(package: Package) -> None:
     def nest(proto: ModelProto) -> None:
         inner = helper.make_graph([], "g", [], [])
         for _ in range(20):
-            inner = helper.make_graph([helper.make_node("If", ["c"], ["o"], then_branch=inner)], "g", [], [])
+            inner = helper.make_graph([helper.make_node("If", ["input_ids"], ["o"], then_branch=inner)], "g", [], [])
         proto.graph.node.append(inner.node[0])
 
-    with pytest.raises(PackageError, match="graphs are nested at most 16 deep"):
+    with pytest.raises(PackageError, match=r"graphs are nested at most 16 deep"):
         changed(package, nest).graph()
 
 
@@ -126,7 +142,7 @@ def test_a_range_of_rows_of_a_stored_tensor_is_fine(package: Package) -> None:
         return changed(package, change)
 
     assert rows(start + 256, 100).graph() is not None
-    with pytest.raises(IntegrityError, match="does not match tensor"):
+    with pytest.raises(IntegrityError, match=r"does not match tensor"):
         rows(start + 128, 100).graph()
 
 
@@ -137,7 +153,7 @@ def external_of(package: Package) -> list[onnx.StringStringEntryProto]:
 def test_the_full_check_speaks(package: Package) -> None:
     bad = changed(package, lambda p: setattr(p.graph.node[5], "op_type", "Nonsense"))
     proto = graph.parse((bad.root / "graph.onnx").read_bytes(), "t")
-    with pytest.raises(VerifyError, match="onnx.checker refuses the graph: .*Nonsense"):
+    with pytest.raises(VerifyError, match=r"onnx.checker refuses the graph: .*Nonsense"):
         graph.full_check(proto, "t")
 
 

@@ -48,7 +48,7 @@ def test_an_independent_validator_agrees(package: Package) -> None:
 
 
 def test_a_newer_format_is_refused_before_anything_else() -> None:
-    with pytest.raises(FormatVersionError, match="reads package format 1, the package has format 2") as e:
+    with pytest.raises(FormatVersionError, match=r"reads package format 1, the package has format 2") as e:
         decode({"format_version": 2, "new": []})
     assert e.value.hint is not None and "upgrade Datong" in e.value.hint
 
@@ -118,12 +118,16 @@ def test_files_outside_are_refused(package: Package, path: str) -> None:
 def test_a_file_is_listed_once(package: Package) -> None:
     data = as_json(package)
     data["files"].append(data["files"][0])
-    with pytest.raises(PackageError, match="every file is listed once"):
+    with pytest.raises(PackageError, match=r"every file is listed once"):
         decode(data)
 
 
 def test_cache_bytes_follow_the_formula(package: Package) -> None:
-    caches = [m.CacheEntry(0, "full", 2, 16, 8, 0), m.CacheEntry(1, "window", 2, 16, 8, 10), m.CacheEntry(2, "full", 2, 16, 8, 0)]
+    caches = [
+        m.CacheEntry(0, "full", 2, 16, 8, 0),
+        m.CacheEntry(1, "window", 2, 16, 8, 10),
+        m.CacheEntry(2, "full", 2, 16, 8, 0),
+    ]
     uses = m.summarise(caches)
     assert uses == [m.CacheUse("full", 0, 2, 48), m.CacheUse("window", 10, 1, 48)]
     whole = msgspec.structs.replace(package.manifest, memory=m.Memory(0, uses, 0))

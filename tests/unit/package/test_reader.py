@@ -37,13 +37,14 @@ def test_tensors_are_views_of_the_file(package: Package) -> None:
         got = package.tensor(name)
         assert got.dtype == values.dtype and np.array_equal(got, values)
         assert not got.flags.owndata and not got.flags.writeable
-    with pytest.raises(PackageError, match="stores no tensor `nope`"):
+    with pytest.raises(PackageError, match=r"stores no tensor `nope`"):
         package.tensor("nope")
 
 
 def test_tensors_of_every_stored_type(checkpoint: Path) -> None:
     extra = {
-        "bf16": np.array([1.5, -2], ml_dtypes.bfloat16), "u8": np.arange(3, dtype=np.uint8), "empty": np.zeros((0, 4), np.float32),
+        "bf16": np.array([1.5, -2], ml_dtypes.bfloat16), "u8": np.arange(3, dtype=np.uint8),
+        "empty": np.zeros((0, 4), np.float32),
     }  # fmt: skip
     package = import_checkpoint(checkpoint)
     safetensors.numpy.save_file(extra, checkpoint / "more.safetensors")
@@ -59,7 +60,7 @@ def test_an_element_type_that_nothing_computes_with(checkpoint: Path, package: P
     head = json.dumps({"x": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}).encode()
     (checkpoint / "odd.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(8))
     package.headers["odd.safetensors"] = reader.read_header(checkpoint / "odd.safetensors")
-    with pytest.raises(DtypeError, match="tensor `x` has element type F64, which cannot be viewed"):
+    with pytest.raises(DtypeError, match=r"tensor `x` has element type F64, which cannot be viewed"):
         package.tensor("x")
 
 
@@ -92,7 +93,7 @@ def test_small_files(checkpoint: Path) -> None:
     assert package.tokenizer_config()["eos_token"] == "</s>"
     assert package.config()["vocab_size"] == 128
     assert package.tokenizer_file is None
-    with pytest.raises(PackageError, match="the package has no file `tokenizer.json`"):
+    with pytest.raises(PackageError, match=r"the package has no file `tokenizer.json`"):
         package.path("tokenizer.json")
     (checkpoint / "chat_template.jinja").write_text("new")
     assert import_checkpoint(checkpoint, force=True).chat_template() == "new"
@@ -116,26 +117,26 @@ def test_named_templates(checkpoint: Path, template: object, found: str | None) 
 
 
 def test_no_package_there(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match="should be a package directory, it does not exist"):
+    with pytest.raises(PackageError, match=r"should be a package directory, it does not exist"):
         open_package(tmp_path / "none")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(PackageError, match="should be a package directory, it is a file"):
+    with pytest.raises(PackageError, match=r"should be a package directory, it is a file"):
         open_package(tmp_path / "file")
-    with pytest.raises(PackageError, match="has no datong.json, so it is not a package yet") as e:
+    with pytest.raises(PackageError, match=r"has no datong.json, so it is not a package yet") as e:
         open_package(tmp_path)
     assert str(e.value.hint).startswith("run: datong import")
 
 
 def test_a_newer_format(package: Package) -> None:
     edit(package, lambda data: data.update(format_version=2))
-    with pytest.raises(FormatVersionError, match="the package has format 2"):
+    with pytest.raises(FormatVersionError, match=r"the package has format 2"):
         open_package(package.root)
 
 
 def test_half_written(package: Package) -> None:
     path = package.root / "datong.json"
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(PackageError, match="should be a JSON object .* truncated"):
+    with pytest.raises(PackageError, match=r"should be a JSON object .* truncated"):
         open_package(package.root)
 
 
@@ -150,7 +151,7 @@ def test_a_file_is_gone(package: Package, name: str) -> None:
 def test_a_file_of_another_size(package: Package, change: int) -> None:
     path = package.root / "model.safetensors"
     os.truncate(path, path.stat().st_size + change)
-    with pytest.raises(IntegrityError, match="`model.safetensors` should have 331024 bytes, it has 33102") as e:
+    with pytest.raises(IntegrityError, match=r"`model.safetensors` should have 331024 bytes, it has 33102") as e:
         open_package(package.root)
     assert e.value.hint is not None and "import the model again" in e.value.hint
 
@@ -158,7 +159,7 @@ def test_a_file_of_another_size(package: Package, change: int) -> None:
 def test_another_header_of_the_same_size(package: Package) -> None:
     path = package.root / "model.safetensors"
     path.write_bytes(path.read_bytes().replace(b"layers.0.mlp", b"layers.9.mlp"))
-    with pytest.raises(IntegrityError, match="the header of `model.safetensors` is not the one that was imported"):
+    with pytest.raises(IntegrityError, match=r"the header of `model.safetensors` is not the one that was imported"):
         open_package(package.root)
 
 
@@ -178,28 +179,30 @@ def test_a_link_that_leaves(package: Package, target: str) -> None:
     (package.root.parent / "secret").write_text("x")
     (package.root / "config.json").unlink()
     (package.root / "config.json").symlink_to(target)
-    with pytest.raises(ContainmentError, match="`config.json` is a link that leaves the package directory"):
+    with pytest.raises(ContainmentError, match=r"`config.json` is a link that leaves the package directory"):
         open_package(package.root)
 
 
 def test_the_manifest_itself_is_a_link_that_leaves(package: Package) -> None:
     shutil.move(package.root / "datong.json", package.root.parent / "datong.json")
     (package.root / "datong.json").symlink_to("../datong.json")
-    with pytest.raises(ContainmentError, match="`datong.json` is a link"):
+    with pytest.raises(ContainmentError, match=r"`datong.json` is a link"):
         open_package(package.root)
 
 
 def test_a_pipe_is_not_opened(package: Package) -> None:
     (package.root / "config.json").unlink()
     os.mkfifo(package.root / "config.json")
-    with pytest.raises(IntegrityError, match="is not a regular file"):
+    with pytest.raises(IntegrityError, match=r"is not a regular file"):
         open_package(package.root)
 
 
 def test_a_changed_small_file_of_the_same_size(package: Package) -> None:
     path = package.root / "config.json"
     path.write_bytes(path.read_bytes().replace(b"llama", b"lluma"))
-    with pytest.raises(IntegrityError, match=r"^\[config.json\] the content should have SHA-256 \w{12}…, it has another"):
+    with pytest.raises(
+        IntegrityError, match=r"^\[config.json\] the content should have SHA-256 \w{12}…, it has another"
+    ):
         open_package(package.root).config()
 
 
@@ -213,5 +216,5 @@ def test_a_changed_graph_of_the_same_size(package: Package) -> None:
 @pytest.mark.parametrize("text", ["[]", "{", "\ud800"])
 def test_json_files_that_are_none(checkpoint: Path, text: str) -> None:
     (checkpoint / "generation_config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(DatongError, match="JSON"):
+    with pytest.raises(DatongError, match=r"JSON"):
         import_checkpoint(checkpoint).generation_config()

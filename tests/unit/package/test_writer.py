@@ -75,7 +75,7 @@ def test_another_package_is_not_overwritten_without_force(checkpoint: Path) -> N
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-6}))
     before = contents(checkpoint)
-    with pytest.raises(PackageError, match="already holds another package") as e:
+    with pytest.raises(PackageError, match=r"already holds another package") as e:
         import_checkpoint(checkpoint)
     assert e.value.hint is not None and "--force" in e.value.hint
     assert contents(checkpoint) == before
@@ -85,7 +85,7 @@ def test_another_package_is_not_overwritten_without_force(checkpoint: Path) -> N
 
 def test_a_foreign_graph_is_not_overwritten_without_force(checkpoint: Path) -> None:
     (checkpoint / "graph.onnx").write_bytes(b"mine")
-    with pytest.raises(PackageError, match="already holds another package or graph"):
+    with pytest.raises(PackageError, match=r"already holds another package or graph"):
         import_checkpoint(checkpoint)
     assert (checkpoint / "graph.onnx").read_bytes() == b"mine"
     assert not (checkpoint / "datong.json").exists()
@@ -135,11 +135,11 @@ def test_a_directory_with_other_files_is_never_replaced(checkpoint: Path, tmp_pa
     home.mkdir()
     (home / "thesis.txt").write_text("years of work")
     for force in (False, True):
-        with pytest.raises(PackageError, match="holds other files and no package"):
+        with pytest.raises(PackageError, match=r"holds other files and no package"):
             import_checkpoint(checkpoint, home, force=force)
     assert [p.name for p in home.iterdir()] == ["thesis.txt"]
     (tmp_path / "file").write_text("x")
-    with pytest.raises(PackageError, match="should be a directory or not exist, it is a file"):
+    with pytest.raises(PackageError, match=r"should be a directory or not exist, it is a file"):
         import_checkpoint(checkpoint, tmp_path / "file", force=True)
 
 
@@ -148,7 +148,7 @@ def test_a_directory_with_a_package(checkpoint: Path, tmp_path: Path) -> None:
     assert import_checkpoint(checkpoint, tmp_path / "p").fingerprint == first.fingerprint
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-6}))
-    with pytest.raises(PackageError, match="already holds another package"):
+    with pytest.raises(PackageError, match=r"already holds another package"):
         import_checkpoint(checkpoint, tmp_path / "p")
     assert open_package(tmp_path / "p").fingerprint == first.fingerprint
     assert import_checkpoint(checkpoint, tmp_path / "p", force=True).fingerprint != first.fingerprint
@@ -160,7 +160,7 @@ def test_other_weights_of_the_same_shape_are_another_package(checkpoint: Path, t
     with open(checkpoint / "model.safetensors", "r+b") as f:
         f.seek(-4, os.SEEK_END)
         f.write(b"\0\0\0\0")
-    with pytest.raises(PackageError, match="already holds another package"):
+    with pytest.raises(PackageError, match=r"already holds another package"):
         import_checkpoint(checkpoint, tmp_path / "p")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p", "tiny"]
 
@@ -170,7 +170,7 @@ def test_a_disk_that_is_too_small_is_noticed_first(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(PackageError, match="needs 67440.* bytes, its disk has 1000 free"):
+    with pytest.raises(PackageError, match=r"needs 67440.* bytes, its disk has 1000 free"):
         import_checkpoint(checkpoint, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -219,16 +219,16 @@ def test_pending_tensors_are_streamed_to_where_the_graph_says(tmp_path: Path) ->
 
 
 def test_the_writer_catches_an_importer_that_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match="initializer `w` should be bytes"):
+    with pytest.raises(IntegrityError, match=r"initializer `w` should be bytes"):
         writer.write_directory(imported(shift=4), tmp_path / "p")
     short = PendingTensor("w", dtypes.F32, (2, 4), 32, lambda: iter((b"1234",)))
-    with pytest.raises(PackageError, match="tensor `w` should have 32 bytes, its source gave 4"):
+    with pytest.raises(PackageError, match=r"tensor `w` should have 32 bytes, its source gave 4"):
         writer.write_directory(imported(tensors=(short,)), tmp_path / "p")
     unused = imported()
     unused.weights.taken.clear()
-    with pytest.raises(CheckpointError, match="every tensor must be used or ignored with a reason"):
+    with pytest.raises(CheckpointError, match=r"every tensor must be used or ignored with a reason"):
         writer.write_directory(unused, tmp_path / "p")
-    with pytest.raises(PackageError, match="weights of another format need a directory of their own"):
+    with pytest.raises(PackageError, match=r"weights of another format need a directory of their own"):
         writer.write_in_place(imported(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
