@@ -82,10 +82,10 @@ inline uint16_t to_f16(float f) {
 #endif
 }
 
-// e^x to within 2 units in the last place; 0 below -87.3, e^88.7 above 88.7. NaN gives no promise.
+// e^x to within 2 units in the last place; 0 below -87.3, e^88.7 above 88.7; NaN of NaN.
 // Cephes expf: x = n ln2 + r, polynomial of degree 5 in r, scaled by 2^n through the exponent bits.
 inline Vec exp(Vec argument) {
-  const Vec x = max(min(argument, splat(88.7f)), splat(-87.33f));
+  const Vec x = max(splat(-87.33f), min(splat(88.7f), argument));  // in this order a NaN passes
   const Vec shifter = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec n = (x * 1.44269504f + shifter) - shifter;
   const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln2 in two parts

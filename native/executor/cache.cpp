@@ -27,7 +27,7 @@ int64_t cache_bytes_per_block(const std::vector<CacheSpec>& specs, CacheType typ
 
 Cache::Cache(const std::vector<CacheSpec>& specs, CacheType type, int64_t blocks)
     : specs_(specs), type_(type), blocks_(blocks) {
-  if (blocks < 1) throw Error(DT_INVALID, text("[cpu] a cache has at least 1 block, %lld came", static_cast<long long>(blocks)));
+  if (blocks < 0) throw Error(DT_INVALID, text("[cpu] a cache has 0 blocks or more, %lld were asked for", static_cast<long long>(blocks)));
   const int64_t per_block = cache_bytes_per_block(specs, type);
   if (per_block && blocks > (int64_t{1} << 46) / per_block)
     throw Error(DT_OUT_OF_MEMORY, text("[cpu] a cache of %lld blocks of %lld bytes is beyond any memory",

@@ -5,7 +5,11 @@
 namespace datong {
 namespace {
 
-Vec silu(Vec g) { return g / (1.0f + exp(-g)); }
+// As in glu_ref.cpp.
+Vec silu(Vec g) {
+  const Vec h = exp(-0.5f * max(g, -g));
+  return (g >= 0.0f ? g : g * h * h) / (1.0f + h * h);
+}
 
 void silu_glu_simd(const GluArgs& a) {
   for (int64_t r = 0; r < a.rows; ++r) {
