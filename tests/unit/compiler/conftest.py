@@ -1,5 +1,6 @@
-"""Tiny ONNX graphs by hand, with weights in a real file: what the tests of the passes run on."""
+"""What the tests of the passes run on: tiny ONNX graphs by hand, with weights in a real file, and drafts by hand."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,9 +8,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from datong.backends.reference.backend import ReferenceBackend
 from datong.compiler import match, verify
+from datong.compiler.draft import Draft
+from datong.compiler.partition import Placer
 from datong.compiler.passes import bind_block_weights, bind_weights, infer_shapes
 from datong.dtypes import BY_ONNX
+from datong.spec.backend import No
+from datong.spec.formats import BY_NAME
+from datong.spec.program import TOKENS, CacheSpec, Node, Piece, Value
 
 F32, F16, BF16, I64, U8 = (ir.DataType[n] for n in ("FLOAT", "FLOAT16", "BFLOAT16", "INT64", "UINT8"))
 WEIGHTS = "w.bin"
@@ -143,3 +150,108 @@ class Tiny:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
     return Tiny(tmp_path)
+
+
+class Sketch:
+    """A draft by hand: `n` below is the width of a value."""
+
+    def __init__(self) -> None:
+        self.draft = Draft()
+        self.draft.values["ids"] = Value("ids", "input", "i64", (TOKENS,))
+        self.draft.values["positions"] = Value("positions", "input", "i64", (TOKENS,))
+
+    def weight(self, name: str, *shape: int, fmt: str = "f32") -> str:
+        row = BY_NAME[fmt]
+        pieces = []
+        for role in row.pieces:
+            stored = row.piece_shape(role, *shape) if row.block else shape
+            pieces.append(
+                Piece(
+                    role,
+                    WEIGHTS,
+                    0,
+                    row.piece_dtype(role).nbytes(math.prod(stored)),
+                    row.piece_dtype(role).name,
+                    stored,
+                )
+            )
+        self.draft.values[name] = Value(name, "weight", "f32", shape, fmt, tuple(pieces))
+        return name
+
+    def node(self, op: str, *inputs: str, out: str = "", width: int = 0, name: str = "", **attrs) -> str:
+        """One node; its outputs are `out` (comma between several), all `[T, width]`."""
+        name = name or f"{op}_{len(self.draft.nodes)}"
+        outputs = tuple((out or f"{name}.out").split(","))
+        for value in outputs:
+            self.draft.values[value] = Value(value, "temp", "f32", (TOKENS, width))
+        self.draft.nodes.append(Node(op, name, inputs, outputs, attrs))
+        return outputs[0]
+
+    # ---- usual nodes ------------------------------------------------------------------------------------------------
+
+    def embed(self, width: int = 8) -> str:
+        return self.node("embedding", "ids", self.weight("embed", 11, width), width=width)
+
+    def linear(self, x: str, out: int, name: str = "", fmt: str = "f32", bias: bool = False) -> str:
+        in_ = self.draft.values[x].shape[-1]
+        name = name or f"linear_{len(self.draft.nodes)}"
+        rest = (self.weight(f"{name}.b", out),) if bias else ()
+        return self.node("linear", x, self.weight(f"{name}.w", out, in_, fmt=fmt), *rest, width=out, name=name)
+
+    def attention(self, x: str, layer: int = 0, window: int = 0) -> str:
+        """q, k and v are all `x`, one head."""
+        width = int(self.draft.values[x].shape[-1])
+        kind = "window" if window else "full"
+        self.draft.caches[layer] = CacheSpec(layer, kind, 1, width, width, window)
+        attrs = {"layer": layer, "num_heads": 1, "num_kv_heads": 1, "scale": 1.0, "window": window, "softcap": 0.0}
+        return self.node("attention", x, x, x, width=width, name=f"attention_{layer}", **attrs)
+
+    def norm(self, x: str, size: int = 0, name: str = "") -> str:
+        width = int(self.draft.values[x].shape[-1])
+        name = name or f"norm_{len(self.draft.nodes)}"
+        return self.node(
+            "rms_norm", x, self.weight(f"{name}.w", size or width), width=width, name=name, eps=0.1, offset=0.0
+        )
+
+    def add(self, a: str, b: str, out: str = "") -> str:
+        return self.node("add", a, b, width=int(self.draft.values[a].shape[-1]), out=out)
+
+    def done(self, output: str) -> Draft:
+        self.draft.output = output
+        return self.draft
+
+    @staticmethod
+    def run(draft: Draft, *passes, backends=()) -> Draft:
+        """Run back passes, each verified."""
+        placer = Placer(backends or [ReferenceBackend.with_fusions()])
+        verify.draft(draft, after="the test")
+        for each in passes:
+            each.run(draft, placer)
+            verify.draft(draft, after=each.__name__)
+        return draft
+
+    @staticmethod
+    def ops(draft: Draft) -> list[str]:
+        return [node.op for node in draft.nodes]
+
+
+@pytest.fixture
+def sketch() -> Sketch:
+    return Sketch()
+
+
+class Picky(ReferenceBackend):
+    """A reference backend under another name that says No where a test wants it."""
+
+    def __init__(self, name: str, refuses, fusions=()) -> None:
+        super().__init__(fusions)
+        self.name, self.refuses = name, refuses
+
+    def supports(self, node, values):
+        reason = self.refuses(node, values)
+        return No(reason) if reason else super().supports(node, values)
+
+
+@pytest.fixture
+def picky() -> type[Picky]:
+    return Picky
