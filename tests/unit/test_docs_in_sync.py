@@ -1,0 +1,51 @@
+"""docs/reference is generated; a page that differs from the code fails."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from datong import env, errors
+from datong.spec.ops import OPS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "scripts" / "generate_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["ops.md", "errors.md", "env.md"])
+def test_page_is_what_the_code_says(page: str) -> None:
+    have = (ROOT / "docs" / "reference" / page).read_text(encoding="utf-8")
+    assert have == script().PAGES[page](), f"docs/reference/{page} is stale: run scripts/generate_docs.py"
+
+
+def test_no_page_is_forgotten() -> None:
+    assert {p.name for p in (ROOT / "docs" / "reference").glob("*.md")} >= set(script().PAGES)
+
+
+def test_pages_hold_every_row() -> None:
+    pages = script().PAGES
+    operators, tree, variables = pages["ops.md"](), pages["errors.md"](), pages["env.md"]()
+    assert all(f"\n### {name}\n" in operators for name in OPS)
+    assert all(f"`{v.name}`" in variables for v in env.VARS)
+    # the tree in the docstring is drawn by hand: every class is in it
+    classes = [v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, errors.DatongError)]
+    assert [c.__name__ for c in classes if c.__name__ not in tree] == []
+
+
+def test_check_fails_on_a_stale_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script()
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    assert module.main(check=True) == 1
+    assert module.main(check=False) == 0
+    assert module.main(check=True) == 0
+    (tmp_path / "docs" / "reference" / "env.md").write_text("old")
+    assert module.main(check=True) == 1
