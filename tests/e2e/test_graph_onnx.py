@@ -89,7 +89,7 @@ def transformers_logits(directory: Path, ids: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def golden(
+def checkpoint(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Runner, np.ndarray, np.ndarray]:
     directory = tmp_path_factory.mktemp("golden") / request.param
