@@ -22,8 +22,8 @@ inline int result() {
   do {                                                                                 \
     if (!(condition)) {                                                                \
       ++::datong::testing::failures;                                                   \
-      std::fprintf(stderr, "%s:%d: %s is false: ", __FILE__, __LINE__, #condition);    \
-      std::fprintf(stderr, "" __VA_ARGS__);                                            \
+      std::fprintf(stderr, "%s:%d: %s is false:", __FILE__, __LINE__, #condition);     \
+      std::fprintf(stderr, " " __VA_ARGS__);                                           \
       std::fprintf(stderr, "\n");                                                      \
     }                                                                                  \
   } while (0)

@@ -1,0 +1,134 @@
+// Each variant against _ref over a scrambled block table: all row counts, odd dims, windows, softcap, cut key ranges;
+// _ref itself against attention written out in double precision. Storing is bit for bit that of _ref.
+#include "kernels/attention/attention.h"
+
+#include <algorithm>
+
+#include "testing/check.h"
+
+using namespace datong;
+using namespace datong::testing;
+
+struct Scene {
+  int64_t kv_heads, key_dim, value_dim, context;
+  CacheType type;
+  std::vector<int32_t> table;
+  std::vector<uint8_t> keys, values;
+  std::vector<float> k, v;  // [context, kv_heads, dim]
+  CacheLayer layer;
+
+  Scene(int64_t heads, int64_t kd, int64_t vd, int64_t n, CacheType t)
+      : kv_heads(heads), key_dim(kd), value_dim(vd), context(n), type(t) {
+    const int64_t blocks = (n + kBlockSize - 1) / kBlockSize + 2, pad = padded_value_dim(vd);
+    for (int64_t b = 0; b < blocks; ++b) table.push_back(static_cast<int32_t>(b));
+    std::shuffle(table.begin(), table.end(), std::mt19937(5));
+    keys.resize(static_cast<size_t>(blocks * heads * kd * kBlockSize * cache_type_bytes(t)));
+    values.resize(static_cast<size_t>(blocks * heads * pad * kBlockSize * cache_type_bytes(t)));
+    layer = {keys.data(), values.data(), t, heads, kd, vd, pad};
+    k = random_floats(n * heads * kd, 11);
+    v = random_floats(n * heads * vd, 12);
+  }
+  void store(const AttentionKernel& kernel) {
+    for (int64_t j = 0; j < context; ++j)
+      for (int64_t h = 0; h < kv_heads; ++h)
+        kernel.store(layer, table[static_cast<size_t>(j / kBlockSize)], j % kBlockSize, h, &k[static_cast<size_t>((j * kv_heads + h) * key_dim)],
+                     &v[static_cast<size_t>((j * kv_heads + h) * value_dim)]);
+  }
+};
+
+struct Result {
+  Guarded out;
+  float max[kMaxRows], sum[kMaxRows];
+  explicit Result(int64_t pad) : out(kMaxRows * pad) {}
+};
+
+static AttentionArgs arguments(const Scene& s, const std::vector<float>& q, int rows, int64_t window, float softcap,
+                               int64_t begin, int64_t end, Result& r) {
+  AttentionArgs a{};
+  a.layer = &s.layer;
+  a.head = s.kv_heads - 1;
+  a.blocks = s.table.data();
+  a.begin = begin;
+  a.end = end;
+  a.rows = rows;
+  for (int i = 0; i < rows; ++i) {
+    a.q[i] = q.data() + i * s.key_dim;
+    a.last[i] = std::max<int64_t>(1, s.context - (rows - 1 - i) / 2);  // pairs of rows share a position, as heads do
+    a.first[i] = window ? std::max<int64_t>(0, a.last[i] - window) : 0;
+  }
+  a.scale = 0.2f;
+  a.softcap = softcap;
+  a.out = r.out.data();
+  a.max = r.max;
+  a.sum = r.sum;
+  return a;
+}
+
+static void check_definition() {
+  Scene s(2, 5, 3, 40, CacheType::f32);
+  s.store(attention_variants().back().kernel);
+  const auto q = random_floats(5, 3);
+  Result r(s.layer.value_pad);
+  const AttentionArgs a = arguments(s, q, 1, 0, 0, 0, 40, r);
+  attend_ref(a);
+  double sum = 0, out[3] = {};
+  for (int64_t j = 0; j < 40; ++j) {
+    double score = 0;
+    for (int64_t d = 0; d < 5; ++d) score += double(q[static_cast<size_t>(d)]) * s.k[static_cast<size_t>((j * 2 + 1) * 5 + d)];
+    const double p = std::exp(0.2f * score);
+    sum += p;
+    for (int64_t d = 0; d < 3; ++d) out[d] += p * s.v[static_cast<size_t>((j * 2 + 1) * 3 + d)];
+  }
+  for (int d = 0; d < 3; ++d)
+    CHECK(std::fabs(r.out[d] / r.sum[0] - out[d] / sum) < 1e-5, "definition: %g %g", r.out[d] / r.sum[0], out[d] / sum);
+}
+
+static void compare(const Variant<AttentionKernel>& variant, Scene& s, int rows, int64_t window, float softcap) {
+  const auto q = random_floats(rows * s.key_dim, 21);
+  const int64_t pad = s.layer.value_pad;
+  Result want(pad), got(pad), other(pad);
+  attend_ref(arguments(s, q, rows, window, softcap, 0, s.context, want));
+  variant.kernel.attend(arguments(s, q, rows, window, softcap, 0, s.context, got));
+  // the same in two cuts, merged
+  Result first(pad);
+  const int64_t cut = s.context / 2 / kBlockSize * kBlockSize;
+  variant.kernel.attend(arguments(s, q, rows, window, softcap, 0, cut, first));
+  variant.kernel.attend(arguments(s, q, rows, window, softcap, cut, s.context, other));
+  for (int r = 0; r < rows; ++r) {
+    merge_attention(first.out.data() + r * pad, &first.max[r], &first.sum[r], other.out.data() + r * pad, other.max[r],
+                    other.sum[r], pad);
+    for (Result* result : {&want, &got, &first})
+      for (int64_t d = 0; d < pad; ++d) result->out.data()[r * pad + d] /= result->sum[r];
+  }
+  const long long context = s.context, kd = s.key_dim, vd = s.value_dim, w = window;
+  for (Result* result : {&got, &first})
+    CHECK(nmse(result->out.data(), want.out.data(), rows * pad) <= 1e-11, "%s%s rows %d context %lld dims %lld %lld window %lld cap %g: %g",
+          variant.name, result == &first ? " (cut)" : "", rows, context, kd, vd, w, softcap,
+          nmse(result->out.data(), want.out.data(), rows * pad));
+  CHECK(got.out.intact() && first.out.intact() && other.out.intact(), "%s writes outside", variant.name);
+}
+
+int main() {
+  check_definition();
+  const CpuFeatures features = detect_cpu_features();
+  for (const auto& variant : attention_variants()) {
+    if (!variant.usable(features)) continue;
+    for (CacheType type : {CacheType::f32, CacheType::f16, CacheType::bf16})
+      for (auto [key_dim, value_dim] : {std::pair<int64_t, int64_t>{64, 64}, {7, 5}, {1, 33}, {24, 16}, {80, 96}})
+        for (int64_t context : {1, 2, 31, 32, 33, 127, 128, 129, 300}) {
+          Scene s(2, key_dim, value_dim, context, type), ref(2, key_dim, value_dim, context, type);
+          s.store(variant.kernel);
+          ref.store(attention_variants().back().kernel);
+          CHECK(s.keys == ref.keys && s.values == ref.values, "%s stores other bits than ref", variant.name);
+          for (int rows : {1, 2, 3, 4, 5, 7, 8}) {
+            compare(variant, s, rows, 0, 0);
+            if (rows == 3) {
+              compare(variant, s, rows, 1, 0);
+              compare(variant, s, rows, 50, 0);
+              compare(variant, s, rows, 50, 2.0f);
+            }
+          }
+        }
+  }
+  return result();
+}
