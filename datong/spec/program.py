@@ -112,7 +112,7 @@ class Step:
     """The T new tokens of S sequences, and what attention must know of them. All arrays C-contiguous.
 
     Tokens of sequence s are rows query_starts[s] : query_starts[s+1]; its cache holds context_lens[s] tokens *after*
-    this step, so the first new token has position context_lens[s] - (number of its new tokens) when positions run from 0.
+    this step, so its first new token has position context_lens[s] - (new tokens of s) when positions run from 0.
     Token at position p lies in block block_tables[s, p // block_size], slot p % block_size.
     """
 
