@@ -62,7 +62,7 @@ class Tiny:
         """An initializer in the weight file; random f32, f16 or bf16, or the bytes of `stored`."""
         kind = BY_ONNX[int(dtype)]
         if stored is None:
-            stored = (self.rng.standard_normal(shape) / 8).astype(kind.numpy)
+            stored = (self.rng.standard_normal(shape) / 3).astype(kind.numpy)
         tensor = ir.ExternalTensor(WEIGHTS, len(self.bytes), stored.nbytes, dtype, shape=ir.Shape(shape), name=name)
         self.bytes += stored.tobytes()
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
