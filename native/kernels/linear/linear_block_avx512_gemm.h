@@ -3,16 +3,14 @@
 //   panel   [in / 4][16 rows][4] u8   per block of 32: 8 vectors; nibble formats: even elements, odd elements in turn
 //   scales  [blocks][16 rows] f32     both levels multiplied; mins likewise, with their sign
 //
-// A tile is 16 rows x T tokens: one vector of the panel meets four activations of each token, broadcast from memory.
-// Twelve tokens keep 24 accumulators in registers, three times what hides the latency of vpdpbusd.
+// A tile is 16 rows x up to 8 tokens: one vector of the panel meets four activations of each token, broadcast from
+// memory. Eight independent sums are twice what hides the latency of vpdpbusd (4 cycles, one a cycle).
 #pragma once
 
-#include "kernels/linear/linear_block_avx512_common.h"
+#include "kernels/linear/linear_block_avx512_prepare.h"
 
 namespace datong {
 namespace {
-
-constexpr int kTile = 12;  // tokens
 
 // The format whose tiles F shares: once unpacked, only the order of the codes, their sign and the min tell them apart.
 template <Fmt F>
@@ -94,81 +92,100 @@ void unpack_panel(const Matrix<F>& w, int64_t row, int64_t count, const Panel& p
   if constexpr (Traits<F>::has_min) unpack_levels<F>(w.min, w.super_min, rows, w, Traits<F>::min_sign < 0, panel.mins);
 }
 
-inline __m512i four_of(const uint8_t* p) {
+inline int32_t int_at(const uint8_t* p) {
   int32_t v;
   memcpy(&v, p, 4);
-  return _mm512_set1_epi32(v);
+  return v;
 }
+inline __m512i ints_from(const uint8_t* p) { return _mm512_set1_epi32(int_at(p)); }
+inline __m512 floats_from(const uint8_t* p) { return _mm512_castsi512_ps(ints_from(p)); }
 
-// acc[t] += vectors [kFrom, kFrom + kCount) of a block, times the scale.
+// acc[t] += vectors [kFrom, kFrom + kCount) of a block, times the scale. x: the block of the half group.
 template <Fmt F, int T, int kFrom, int kCount>
-inline void tile_block(__m512 acc[T], const uint8_t* codes, const float* scale, const uint8_t* x, int64_t stride,
-                       const PreparedLayout& layout, int64_t b, int64_t bias_index) {
+inline void tile_block(__m512 acc[T], const uint8_t* codes, const float* scale, const uint8_t* x) {
   __m512i d[T];
   UNROLL for (int t = 0; t < T; ++t) {
-    if constexpr (Traits<F>::is_signed) {
-      d[t] = _mm512_set1_epi32(ints_at(x + t * stride, layout.bias)[bias_index]);
-      if constexpr (!Traits<F>::nibbles && kCount == 8)  // byte order has a bias for each half block
-        d[t] = _mm512_add_epi32(d[t], _mm512_set1_epi32(ints_at(x + t * stride, layout.bias)[bias_index + 1]));
-    } else {
-      d[t] = _mm512_setzero_si512();
-    }
+    if constexpr (!Traits<F>::is_signed) d[t] = _mm512_setzero_si512();
+    else d[t] = ints_from(x + kBiasAt + (kFrom ? 32 : 0) + 4 * t);
+    if constexpr (Traits<F>::is_signed && !Traits<F>::nibbles && kCount == 8)  // byte order has a bias for each half
+      d[t] = _mm512_add_epi32(d[t], ints_from(x + kBiasAt + 32 + 4 * t));
   }
-  const uint8_t* at = x + (Traits<F>::nibbles ? (b >> 2) * 128 + (b & 3) * 16 : b * 32);
   UNROLL for (int j = kFrom; j < kFrom + kCount; ++j) {
     const __m512i w = _mm512_load_si512(codes + j * 64);
-    const int64_t offset = Traits<F>::nibbles ? j / 2 * 4 + j % 2 * 64 : j * 4;
-    UNROLL for (int t = 0; t < T; ++t) d[t] = _mm512_dpbusd_epi32(d[t], w, four_of(at + t * stride + offset));
+    UNROLL for (int t = 0; t < T; ++t) d[t] = _mm512_dpbusd_epi32(d[t], w, ints_from(x + t * 32 + j * 4));
   }
   const __m512 s = _mm512_load_ps(scale);
   UNROLL for (int t = 0; t < T; ++t) {
-    const __m512 both = _mm512_mul_ps(s, _mm512_set1_ps(floats_at(x + t * stride, layout.scale)[b]));
+    const __m512 both = _mm512_mul_ps(s, floats_from(x + kScaleAt + 4 * t));
     acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[t]), both, acc[t]);
   }
 }
 
-// 16 rows of the panel x T tokens from t0 on; lanes m exist.
+// 16 rows of the panel x the first T tokens of a half group at x; the results are those of token t0. Lanes m exist.
 template <Fmt F, int T>
-[[gnu::noinline]] void gemm_tile(const Panel& panel, const uint8_t* prepared, const PreparedLayout& layout, int64_t t0, int64_t row,
-               __mmask16 m, float* y, int64_t y_stride, const Epilogue& e) {
-  const uint8_t* x = prepared + t0 * layout.size;
+[[gnu::noinline]] void gemm_tile(const Panel& panel, const uint8_t* x, int64_t blocks, int64_t t0, int64_t row,
+                                 __mmask16 m, float* y, int64_t y_stride, const Epilogue& e) {
+  const uint8_t* codes = panel.codes;
+  const float *scales = panel.scales, *mins = panel.mins;
   __m512 acc[T];
   UNROLL for (int t = 0; t < T; ++t) acc[t] = _mm512_setzero_ps();
-  for (int64_t b = 0; b < layout.blocks; ++b) {
-    const uint8_t* codes = panel.codes + b * 512;
+  for (int64_t b = 0; b < blocks; ++b) {
     if constexpr (Traits<F>::block == 16) {
-      tile_block<F, T, 0, 4>(acc, codes, panel.scales + b * 32, x, layout.size, layout, b, 2 * b);
-      tile_block<F, T, 4, 4>(acc, codes, panel.scales + b * 32 + 16, x, layout.size, layout, b, 2 * b + 1);
+      tile_block<F, T, 0, 4>(acc, codes, scales, x);
+      tile_block<F, T, 4, 4>(acc, codes, scales + 16, x);
     } else {
-      tile_block<F, T, 0, 8>(acc, codes, panel.scales + b * 16, x, layout.size, layout, b,
-                             Traits<F>::nibbles ? b : 2 * b);
+      tile_block<F, T, 0, 8>(acc, codes, scales, x);
     }
     if constexpr (Traits<F>::has_min) {
-      const __m512 min = _mm512_load_ps(panel.mins + b * 16);
-      UNROLL for (int t = 0; t < T; ++t)
-        acc[t] = _mm512_fmadd_ps(min, _mm512_set1_ps(floats_at(x + t * layout.size, layout.sums)[b]), acc[t]);
+      const __m512 min = _mm512_load_ps(mins);
+      UNROLL for (int t = 0; t < T; ++t) acc[t] = _mm512_fmadd_ps(min, floats_from(x + kSumsAt + 4 * t), acc[t]);
+      mins += 16;
     }
+    codes += 512;
+    scales += 16 * 32 / Traits<F>::block;
+    x += kEight<Traits<F>::nibbles>;
   }
   UNROLL for (int t = 0; t < T; ++t) store16(acc[t], m, t0 + t, row, y, y_stride, e);
 }
 
-// All tokens (at least kTile / 2) for one panel, in tiles of nearly equal size: a tile of one or two would wait for the
-// latency of each product.
 template <Fmt F>
-void gemm_panel(const Panel& panel, const uint8_t* prepared, const PreparedLayout& layout, int64_t tokens, int64_t row,
-                __mmask16 m, float* y, int64_t y_stride, const Epilogue& e) {
-  const int64_t tiles = (tokens + kTile - 1) / kTile;
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t t = tokens * i / tiles;
-    switch (tokens * (i + 1) / tiles - t) {
-      case 12: gemm_tile<F, 12>(panel, prepared, layout, t, row, m, y, y_stride, e); break;
-      case 11: gemm_tile<F, 11>(panel, prepared, layout, t, row, m, y, y_stride, e); break;
-      case 10: gemm_tile<F, 10>(panel, prepared, layout, t, row, m, y, y_stride, e); break;
-      case 9: gemm_tile<F, 9>(panel, prepared, layout, t, row, m, y, y_stride, e); break;
-      case 8: gemm_tile<F, 8>(panel, prepared, layout, t, row, m, y, y_stride, e); break;
-      case 7: gemm_tile<F, 7>(panel, prepared, layout, t, row, m, y, y_stride, e); break;
-      case 6: gemm_tile<F, 6>(panel, prepared, layout, t, row, m, y, y_stride, e); break;
-    }
+void gemm_half_group(const Panel& panel, const uint8_t* x, int64_t blocks, int64_t t0, int64_t count, int64_t row,
+                     __mmask16 m, float* y, int64_t y_stride, const Epilogue& e) {
+  switch (count) {
+    case 8: return gemm_tile<F, 8>(panel, x, blocks, t0, row, m, y, y_stride, e);
+    case 7: return gemm_tile<F, 7>(panel, x, blocks, t0, row, m, y, y_stride, e);
+    case 6: return gemm_tile<F, 6>(panel, x, blocks, t0, row, m, y, y_stride, e);
+    case 5: return gemm_tile<F, 5>(panel, x, blocks, t0, row, m, y, y_stride, e);
+    case 4: return gemm_tile<F, 4>(panel, x, blocks, t0, row, m, y, y_stride, e);
+    case 3: return gemm_tile<F, 3>(panel, x, blocks, t0, row, m, y, y_stride, e);
+    case 2: return gemm_tile<F, 2>(panel, x, blocks, t0, row, m, y, y_stride, e);
+    case 1: return gemm_tile<F, 1>(panel, x, blocks, t0, row, m, y, y_stride, e);
+  }
+}
+
+// Panels unpacked before the tokens are gone through: each half group is then read from L2 or L3 once for all of them.
+// They share half of a Zen 4 core's 1 MB of L2 with the activations. For few tokens one panel: the next one arrives from
+// memory meanwhile.
+template <Fmt F>
+inline int64_t panels_at_once(int64_t in, int64_t tokens) {
+  const int64_t fit = (512 << 10) / Panel::bytes<F>(in);
+  return tokens < 64 || fit < 1 ? 1 : fit > 8 ? 8 : fit;
+}
+
+template <Fmt F>
+void gemm(const Matrix<F>& w, int64_t in, const uint8_t* prepared, int64_t tokens, int64_t out_begin, int64_t out_end,
+          float* y, int64_t y_stride, const Epilogue& e, void* scratch) {
+  const int64_t blocks = in / kBlock, panels = panels_at_once<F>(in, tokens), bytes = Panel::bytes<F>(in);
+  const auto panel = [&](int64_t i) { return Panel::in_scratch<F>(static_cast<uint8_t*>(scratch) + i * bytes, in); };
+  const auto rows_from = [&](int64_t row) { return out_end - row < 16 ? out_end - row : 16; };
+  for (int64_t first = out_begin; first < out_end; first += 16 * panels) {
+    const int64_t end = out_end - first < 16 * panels ? out_end : first + 16 * panels;
+    for (int64_t row = first; row < end; row += 16) unpack_panel<F>(w, row, rows_from(row), panel((row - first) / 16));
+    const uint8_t* x = prepared;
+    for (int64_t t = 0; t < tokens; t += 8, x += half_group_bytes<Traits<F>::nibbles>(in))
+      for (int64_t row = first; row < end; row += 16)
+        gemm_half_group<kTileOf<F>>(panel((row - first) / 16), x, blocks, t, tokens - t < 8 ? tokens - t : 8, row,
+                                    first16(rows_from(row)), y, y_stride, e);
   }
 }
 
