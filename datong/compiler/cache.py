@@ -3,8 +3,9 @@
     key = sha256 of: plan version, hash of graph.onnx, where the weights lie, context length, strict and fuse,
           and of each backend its name, interface version and fusions
 
-A kept plan that cannot be read, or whose weights are not in their files any more, is made again. Plans lie under the
-cache directory (env.py); a directory that cannot be written costs time and nothing else.
+A kept plan is made again when it cannot be read, when its weights are not in their files any more, and when a backend
+answers otherwise than it did (a driver or a kernel was added or lost): it is asked about each node again, which takes
+10 ms for 30 layers. Plans lie under the cache directory (env.py); one that cannot be written costs time, nothing else.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def cached_program(
     """The program of a package for `backends`, best first: kept, or compiled and kept. Raises as compile_package."""
     path = plan_path(package, backends, strict=strict, fuse=fuse)
     kept = _read(path)
-    if kept is not None:
+    if kept is not None and _answers_hold(kept, backends):
         return kept
     from datong.compiler.pipeline import compile_package  # imports onnx_ir, a second that the warm path saves
 
@@ -72,6 +73,22 @@ def _read(path: Path) -> Program | None:
     except (OSError, CompileError, PackageError):
         return None
     return program
+
+
+def _answers_hold(program: Program, backends: Sequence[Backend]) -> bool:
+    """Do the backends still take the nodes that they took, and refuse those that they refused?"""
+    by_name = {backend.name: backend for backend in backends}
+    placed = {node.name: (part, node) for part in program.parts for node in part.nodes}
+    for part, node in placed.values():
+        owner = by_name.get(part.backend)
+        if owner is None or not owner.supports(node, part.values):
+            return False
+    for name, node_name, _ in program.refusals:
+        if node_name in placed and name in by_name:  # refused fusions are in no part
+            part, node = placed[node_name]
+            if by_name[name].supports(node, part.values):
+                return False
+    return True
 
 
 def _write(path: Path, data: bytes) -> None:

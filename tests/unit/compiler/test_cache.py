@@ -68,6 +68,18 @@ def test_a_kept_plan_does_not_point_past_the_weights(package):
         cache.cached_program(package, REFERENCE)
 
 
+def test_a_backend_that_learns_or_forgets_gets_a_new_plan(package, picky):
+    refused: set[str] = {"glu"}
+    chip = picky("chip", lambda node, _: "not today" if node.op in refused else "")
+    backends = [chip, *REFERENCE]
+    assert len(cache.cached_program(package, backends).parts) > 1
+    refused.clear()
+    assert [p.backend for p in cache.cached_program(package, backends).parts] == ["chip"]
+    refused.add("attention")
+    assert {p.backend for p in cache.cached_program(package, backends).parts} == {"chip", "reference"}
+    assert len(plans(package)) == 1
+
+
 def test_a_cache_that_cannot_be_written_costs_time_only(package, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("DATONG_CACHE", str(tmp_path / "file"))
