@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -105,6 +105,7 @@ def replace_files(directory: Path, contents: Mapping[str, bytes]) -> None:
     their old content back. Raises PackageError; then the directory is as it was.
     """
     suffix = f".partial-{os.getpid()}"
+    _sweep_files(directory, contents)
     temps = {directory / name: directory / f".{name}{suffix}" for name in contents}
     olds = {target: directory / f".{target.name}.old-{os.getpid()}" for target in temps}
     done: list[Path] = []
@@ -185,8 +186,11 @@ def _swap_in(partial: Path, target: Path) -> None:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what killed imports of `target` left: partial directories that nobody holds a lock on."""
-    for ruin in target.parent.glob(f"{_escaped(target.name)}.partial-*"):
+    """Remove what killed imports of `target` left: directories beside it that nobody holds a lock on."""
+    ruins = list(target.parent.glob(f"{_escaped(target.name)}.partial-*"))
+    if target.exists():  # else an `.old-` may be the only good copy
+        ruins += target.parent.glob(f"{_escaped(target.name)}.old-*")
+    for ruin in ruins:
         if not ruin.is_dir() or ruin.is_symlink():
             continue
         with contextlib.suppress(OSError):
@@ -196,6 +200,16 @@ def _sweep(target: Path) -> None:
                 shutil.rmtree(ruin, ignore_errors=True)
             finally:
                 os.close(fd)
+
+
+def _sweep_files(directory: Path, names: Iterable[str]) -> None:
+    """Remove temp files of `names` whose process is gone."""
+    for name in names:
+        for ruin in directory.glob(f".{_escaped(name)}.*-*"):
+            pid = ruin.name.rpartition("-")[2]
+            if pid.isdigit() and not Path("/proc", pid).exists():
+                with contextlib.suppress(OSError):
+                    ruin.unlink()
 
 
 def _escaped(name: str) -> str:

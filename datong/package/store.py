@@ -14,6 +14,7 @@ in the user's cache; a `cache.json` anywhere else is never read.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,15 +80,27 @@ def _cached(source: Path, progress: Progress | None) -> Package:
     found = _open_entry(entry, note)
     if found is not None:
         return found
+    _need_writable(entry.parent)
     with locked(entry.with_name(entry.name + ".lock")):
         found = _open_entry(entry, note)  # another process may have made it while we waited
         if found is not None:
             return found
         _make(source, entry, note, progress)
-    found = _open_entry(entry, note)
-    if found is None:
-        raise PackageError("load", f"`{source}` changed while it was imported", "run the command again")
-    return found
+        return open_package(entry, weights_root=Path(note.weights_root) if note.weights_root else None)
+
+
+def _need_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        writable, reason = os.access(directory, os.W_OK | os.X_OK), "permission denied"
+    except OSError as e:
+        writable, reason = False, e.strerror or str(e)
+    if not writable:
+        raise PackageError(
+            "load",
+            f"checkpoints are imported into `{directory}`, which cannot be written: {reason}",
+            f"set {env.CACHE.name} to a directory that can",
+        )
 
 
 def _open_entry(entry: Path, want: Note) -> Package | None:

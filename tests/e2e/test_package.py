@@ -1,4 +1,4 @@
-"""A package's life: imported in place, opened, sealed, verified, tampered with; and a checkpoint of 100 GB in seconds."""
+"""A package's life: imported in place, opened, sealed, verified, tampered with; and 100 GB imported in seconds."""
 
 import json
 import os

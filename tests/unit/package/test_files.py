@@ -110,6 +110,8 @@ def test_the_swap_fails_and_the_old_directory_is_back(tmp_path: Path, monkeypatc
 
 def test_the_ruin_of_a_killed_import_is_removed_and_a_running_one_is_not(tmp_path: Path) -> None:
     (tmp_path / "new.partial-1").mkdir()
+    (tmp_path / "new.old-1").mkdir()
+    (tmp_path / "new").mkdir()
     running = tmp_path / "new.partial-2"
     running.mkdir()
     held = os.open(running, os.O_RDONLY)
@@ -120,6 +122,15 @@ def test_the_ruin_of_a_killed_import_is_removed_and_a_running_one_is_not(tmp_pat
     finally:
         os.close(held)
     assert names(tmp_path) == ["new", "new.partial-2"]
+
+
+def test_temp_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    gone, alive = 2**22 + 1, os.getppid()  # beyond the kernel's largest pid
+    for pid in (gone, alive):
+        (tmp_path / f".a.partial-{pid}").write_bytes(b"half")
+    (tmp_path / ".a-9").write_bytes(b"not ours")
+    files.replace_files(tmp_path, {"a": b"new"})
+    assert names(tmp_path) == [".a-9", f".a.partial-{alive}", "a"]
 
 
 def test_reading_is_bounded(tmp_path: Path) -> None:

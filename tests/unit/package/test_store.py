@@ -87,6 +87,14 @@ def test_a_failed_import_leaves_no_entry(checkpoint: Path, cache: Path) -> None:
     assert entries(cache) == []
 
 
+def test_a_cache_that_cannot_be_written(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("DATONG_CACHE", str(tmp_path / "file"))
+    with pytest.raises(PackageError, match="checkpoints are imported into .* which cannot be written: Not a dir") as e:
+        store.resolve(checkpoint)
+    assert e.value.hint == "set DATONG_CACHE to a directory that can"
+
+
 def test_names_that_are_nothing(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="`gpt-9` is neither a path that exists nor a known name") as e:
         store.resolve("gpt-9")
