@@ -93,7 +93,7 @@ class LinearTask : public Task {
       if (m.kernel->scratch_bytes && n) kernel = std::max(kernel, round_up(m.kernel->scratch_bytes(m.view, n)));
     Scratch s;
     s.own = kernel;
-    if (glu_) s.own += round_up(static_cast<size_t>(n * glu_chunk(n, threads)) * 4);
+    if (glu_ && n) s.own += round_up(static_cast<size_t>(n * glu_chunk(n, threads)) * 4);
     (n <= kReplicate ? s.own : s.shared) += prepared;
     return s;
   }
