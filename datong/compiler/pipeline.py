@@ -20,6 +20,7 @@ from datong.compiler.passes import (
     bind_block_weights,
     bind_weights,
     check_interface,
+    check_nodes,
     drop_dead,
     drop_noops,
     flatten_tokens,
@@ -48,6 +49,7 @@ from datong.spec.program import Program
 
 FRONT: tuple[tuple[str, Callable[[ir.Graph, Path], int]], ...] = (
     ("check_interface", check_interface.run),  # inputs and outputs of a decoder
+    ("check_nodes", check_nodes.run),  # every node as its schema says
     ("bind_weights", bind_weights.run),  # initializers -> file, offset, length
     ("bind_block_weights", bind_block_weights.run),  # dequantisation chains -> weights
     ("infer_shapes", infer_shapes.run),  # where batch and seq are

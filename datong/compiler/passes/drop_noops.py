@@ -4,7 +4,8 @@ Requires: infer_shapes.
 Rules:
   1. Identity, and Dropout whose mask nobody reads;
   2. Reshape to the shape that its input has;
-  3. Reshape that undoes the Reshape before it;
+  3. Reshape back to the packed `[batch, seq, n]` that the Reshape before it took apart. Not the other way round: packed
+     rows between operators are what the recognisers look for;
   4. Cast to f32 of what is f32 already.
 Ensures: none of these is left, except where it makes a graph output from a graph input.
 """
@@ -40,10 +41,11 @@ def _same(node: ir.Node) -> ir.Value | None:
         return source
     shape = match.dims(node.outputs[0])
     before = match.producer(source, "Reshape")
-    for earlier in (source, None if before is None else before.inputs[0]):
-        if shape is not None and match.dims(earlier) == shape:
-            return earlier
-    return None
+    if shape is not None and match.dims(source) == shape:
+        return source
+    packed = None if before is None else before.inputs[0]
+    is_back = match.token_width(node.outputs[0]) is not None and match.dims(packed) == shape
+    return packed if is_back else None
 
 
 def _bypass(node: ir.Node, source: ir.Value) -> bool:

@@ -28,7 +28,7 @@ def run(graph: ir.Graph, root: Path) -> int:
         weight, offset = _weight(match.operand(node, 1))
         sources: list[ir.Node] = []
         root_node = node
-        if shape is None or weight is None or match.dims(weight) != (shape[-1],):
+        if not shape or weight is None or match.dims(weight) != (shape[-1],):
             match.note(node, "its scale should be a plain weight as long as the last axis")
             continue
         if match.int_attr(node, "axis", -1) not in (-1, len(shape) - 1):

@@ -87,7 +87,7 @@ class Tiny:
 
     # ---- usual groups -----------------------------------------------------------------------------------------------
 
-    def linear(self, x: ir.Value, weight: ir.Value, name: str = "linear") -> ir.Value:
+    def linear(self, x: ir.Value, weight: ir.Value, name: str = "") -> ir.Value:
         return self.node("MatMul", x, self.node("Transpose", weight, perm=[1, 0]), name=name)
 
     def reshape(self, x: ir.Value, *target: int) -> ir.Value:

@@ -119,6 +119,14 @@ def grouped(layer, x):
     return [t.reshape(c, 0, 0, -1) for c in cuts]
 
 
+def grouped_norms(layer, x):
+    """A norm per head right after the slice: heads, packed, heads again."""
+    t = layer.t
+    q, k, v = grouped(layer, x)
+    grid = t.node("RMSNormalization", t.reshape(q, 0, 0, 2, 8), t.weight("q_norm", [8]))
+    return t.reshape(grid, 0, 0, 16), k, v
+
+
 def packed(layer, x):
     t = layer.t
     whole = t.linear(x, t.weight("wqkv", [48, WIDTH]), "wqkv")
@@ -171,6 +179,7 @@ FORMS = {
     "one plus norm": {"norm": one_plus_norm},
     "norm per head": {"qkv": head_norms},
     "grouped qkv": {"qkv": grouped, "kv_heads": 1},
+    "grouped qkv with norms": {"qkv": grouped_norms, "kv_heads": 1},
     "packed qkv": {"qkv": packed},
     "regrouped glu": {"mix": regrouped_glu},
     "sigmoid gate": {"mix": gated},

@@ -18,6 +18,14 @@ def test_reshape_there_and_back(tiny):
     assert tiny.ops(graph) == ["Sigmoid"]
 
 
+def test_packed_rows_between_operators_stay(tiny):
+    """From heads to packed and to heads again: a slice before and a norm after each look for the packed form."""
+    heads = tiny.node("Sigmoid", tiny.reshape(tiny.act(12), 0, 0, 3, 4))
+    again = tiny.reshape(tiny.reshape(heads, 0, 0, 12), 0, 0, 3, 4)
+    graph = tiny.run([tiny.node("Sigmoid", again)], drop_noops)
+    assert tiny.ops(graph) == ["Reshape", "Sigmoid", "Reshape", "Reshape", "Sigmoid"]
+
+
 def test_reshapes_that_do_something_stay(tiny):
     x = tiny.act(12)
     heads = tiny.reshape(tiny.reshape(x, 0, 0, 3, 4), 0, 0, 2, 6)
