@@ -7,7 +7,7 @@ Order, as in transformers where it has the step too:
     3. logit_bias             x += bias
     4. temperature            0: take the largest, lowest id first; otherwise x /= temperature
     5. top_k                  keep the k largest, and ties with the k-th
-    6. top_p                  keep the fewest whose probabilities, renormalised after 5, reach p
+    6. top_p                  keep the fewest whose probabilities, renormalised after 5, reach p, and ties with the last
     7. min_p                  keep those with probability >= min_p * the largest one's
     8. draw with one `rng.random()` per token, so that a seed gives the same answer alone and in a batch
 
@@ -26,7 +26,8 @@ import numpy as np
 from datong.errors import DeviceError, InvalidRequest
 
 MAX_LOGPROBS = 1000  # rows of a table that somebody may want to read; bounds what a request can ask for
-HEAD = 256  # candidates looked at first for top_p; doubles fourfold until they hold enough probability
+HEAD = 256  # candidates looked at first for top_p; sixteen times as many until they hold enough probability
+TINY = 1e-30  # smallest temperature that is told from 0 in f32; long before it every draw is the largest logit
 
 
 @dataclass(frozen=True)
@@ -161,41 +162,46 @@ def _shifted(logits: np.ndarray, params: SamplingParams, history: History) -> np
 
 
 def _draw(x: np.ndarray, top: float, params: SamplingParams, rng: np.random.Generator) -> int:
-    """Steps 4 to 8. `top` is the largest of x."""
+    """Steps 4 to 8. `top` is the largest of x. Probabilities are relative to its own: exp((x - top) / temperature)."""
+    temperature = np.float32(max(params.temperature, TINY))
     ids: np.ndarray | None = None  # None: all tokens
     if 0 < params.top_k < x.size:
         kth = np.partition(x, x.size - params.top_k)[x.size - params.top_k]
         ids = np.flatnonzero(x >= kth)
         x = x[ids]
-    # Differences first: dividing by a tiny temperature then gives -inf for all but the largest, never NaN.
-    with np.errstate(over="ignore"):
-        scaled = (x.astype(np.float64) - top) / params.temperature
+    with np.errstate(over="ignore"):  # differences first: what overflows is -inf, never NaN
+        scaled = (x - np.float32(top)) / temperature
+    if params.min_p > 0 and params.top_p == 1:  # alone it needs no sum, so most exponentials can be saved
+        ids, scaled = _keep(scaled >= math.log(params.min_p), ids, scaled)
     p = np.exp(scaled)
     if params.top_p < 1:
-        head = _nucleus(p, params.top_p)
-        ids = head if ids is None else ids[head]
-        p = p[head]
-    if params.min_p > 0:
-        keep = p >= params.min_p  # the largest is exp(0) = 1
-        p = np.where(keep, p, 0.0)
-    cumulative = p.cumsum()
+        ids, p = _keep(p >= _nucleus_edge(p, params.top_p), ids, p)
+        ids, p = _keep(p >= params.min_p, ids, p)
+    cumulative = p.cumsum(dtype=np.float64)
     # `right` skips entries of probability 0; min() guards the one case that rounding puts the draw at the end.
-    drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    drawn = min(drawn, int(np.flatnonzero(p)[-1]))
+    drawn = int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right"))
+    if drawn >= p.size:
+        drawn = int(np.flatnonzero(p)[-1])
     return drawn if ids is None else int(ids[drawn])
 
 
-def _nucleus(p: np.ndarray, top_p: float) -> np.ndarray:
-    """Indices, most probable first, of the smallest head of p [n] f64 (unnormalised) that holds `top_p` of the sum."""
-    goal = top_p * float(p.sum())
+def _keep(mask: np.ndarray, ids: np.ndarray | None, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and values where `mask` [n] bool holds."""
+    kept = np.flatnonzero(mask)
+    return kept if ids is None else ids[kept], values[kept]
+
+
+def _nucleus_edge(p: np.ndarray, top_p: float) -> np.floating:
+    """The smallest probability of the fewest entries of p [n] f32 (unnormalised) that together reach `top_p`."""
+    goal = top_p * float(p.sum(dtype=np.float64))
     size = HEAD
     while True:
-        head = np.argpartition(p, p.size - size)[p.size - size :] if size < p.size else np.arange(p.size)
-        head = head[np.argsort(-p[head], kind="stable")]
-        cumulative = p[head].cumsum()
+        head = np.sort(np.partition(p, p.size - size)[p.size - size :] if size < p.size else p)[::-1]
+        cumulative = head.cumsum(dtype=np.float64)
         if size >= p.size or cumulative[-1] >= goal:
-            return head[: int(np.searchsorted(cumulative, goal, side="left")) + 1]
-        size *= 4
+            edge: np.floating = head[min(int(cumulative.searchsorted(goal)), head.size - 1)]
+            return edge
+        size *= 16
 
 
 def _with_logprobs(logits: np.ndarray, token: int, count: int) -> Sampled:

@@ -38,8 +38,8 @@ class Session:
         """
         asked = [*self.messages, {"role": "user", "content": text}]
         answer = self.model.generate(asked, stream=True, **{**self.options, **options})
-        self.messages, self.last = asked, answer.result
-        return self._chunks(answer)
+        self.last = answer.result
+        return self._chunks(asked, answer)
 
     def say(self, text: str, **options: Any) -> Result:
         """One turn, whole."""
@@ -48,7 +48,8 @@ class Session:
         assert self.last is not None
         return self.last
 
-    def _chunks(self, answer: Stream) -> Iterator[Chunk]:
+    def _chunks(self, asked: list[dict[str, Any]], answer: Stream) -> Iterator[Chunk]:
+        self.messages = asked  # only now: a turn whose first chunk is never asked for did not happen
         try:
             with answer:
                 yield from answer

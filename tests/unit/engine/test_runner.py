@@ -1,0 +1,158 @@
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from datong.engine import batch
+from datong.engine.runner import Runner
+from datong.engine.scheduler import Work
+from datong.engine.sequence import Sequence
+from datong.errors import BackendMissing, DeviceError
+from datong.spec.backend import CacheLayout, Placed
+from datong.spec.check import check_step
+from datong.spec.program import CacheSpec, Part, Program
+
+
+class Stage:
+    """A part that notes what it was given and adds one."""
+
+    def __init__(self, block_size: int, output: str) -> None:
+        self.block_size, self.output, self.seen = block_size, output, []
+
+    def compile(self, part, package, options):
+        self.options = dict(options)
+        return self
+
+    def create_cache(self, blocks: int):
+        cache = type(
+            "Cache", (), {"blocks": blocks, "layout": CacheLayout(self.block_size, "f32", 10 * self.block_size)}
+        )()
+        self.cache = cache
+        return cache
+
+    def run(self, step, cache, inputs: Mapping[str, np.ndarray]):
+        self.seen.append((step, cache, dict(inputs)))
+        start = next(iter(inputs.values())) if inputs else np.zeros((len(step.rows), 4), np.float32)
+        return {self.output: start + 1}
+
+    def placement(self):
+        return [Placed(f"to {self.output}", "linear", "null")]
+
+    def memory(self):
+        return {"weights_mapped": 3, "arena": 1}
+
+
+class Backend:
+    api_version = (1, 0)
+
+    def __init__(self, name: str, stage: Stage) -> None:
+        self.name, self.compile = name, stage.compile
+
+
+CACHE = CacheSpec(0, "full", 1, 1, 1)
+
+
+def part(backend: str, inputs=("ids",), outputs=("logits",), caches=(CACHE,)) -> Part:
+    return Part(backend, {}, (), inputs, outputs, caches)
+
+
+def two(a: Stage, b: Stage, tokens: int = 100) -> Runner:
+    parts = (part("a", outputs=("hidden",)), part("b", ("hidden", "rows")))
+    return Runner(Program("", parts, 4, 64), [Backend("a", a), Backend("b", b)], tokens, {"threads": "2"})
+
+
+def step(blocks=(3, 1), tokens=5):
+    s = Sequence(list(range(tokens)), 50)
+    s.blocks = list(blocks)
+    return batch.build([Work(s, tokens, 1)])
+
+
+def test_parts_run_in_order_and_hand_on_their_outputs():
+    a, b = Stage(4, "hidden"), Stage(4, "logits")
+    runner = two(a, b)
+    assert (runner.run(step()) == 2).all()
+    assert list(b.seen[0][2]) == ["hidden"] and a.seen[0][2] == {}
+    assert a.options == {"threads": "2"}
+    assert [(where, p.node) for where, p in runner.placement()] == [("a", "to hidden"), ("b", "to logits")]
+    assert runner.memory() == {"weights_mapped": 6, "arena": 2, "cache": 2 * 25 * 40}
+
+
+def test_blocks_of_different_sizes_are_spread():
+    a, b = Stage(4, "hidden"), Stage(6, "logits")
+    runner = two(a, b, tokens=30)
+    assert (runner.block_size, runner.blocks) == (12, 3)
+    assert (a.cache.blocks, b.cache.blocks) == (9, 6)
+    runner.run(step((2, 0), 13))
+    assert a.seen[0][0].block_tables.tolist() == [[6, 7, 8, 0, 1, 2]]
+    assert b.seen[0][0].block_tables.tolist() == [[4, 5, 0, 1]]
+    assert a.seen[0][0].block_tables.dtype == np.int32
+
+
+def test_unused_entries_stay_unused_when_spread():
+    a, b = Stage(4, "hidden"), Stage(8, "logits")
+    long, short = Sequence(list(range(9)), 50), Sequence([1], 50)
+    long.blocks, short.blocks = [0, 1], [2]
+    two(a, b).run(batch.build([Work(long, 9, 1), Work(short, 1, 1)]))
+    assert a.seen[0][0].block_tables.tolist() == [[0, 1, 2, 3], [4, 5, -1, -1]]
+
+
+def test_block_sizes_without_a_common_multiple_are_refused():
+    with pytest.raises(DeviceError, match="common multiple up to 4096, they have a 97, b 89"):
+        two(Stage(97, "hidden"), Stage(89, "logits"))
+
+
+def test_a_part_without_attention_gets_no_cache():
+    stage = Stage(4, "logits")
+    runner = Runner(Program("", (part("a", caches=()),), 4, 64), [Backend("a", stage)], 100)
+    runner.run(step())
+    assert stage.seen[0][1] is None and runner.memory()["cache"] == 0
+
+
+def test_a_missing_backend_is_named():
+    with pytest.raises(BackendMissing, match="a part wants backend `a`, there are b"):
+        Runner(Program("", (part("a"),), 4, 64), [Backend("b", Stage(4, "x"))], 10)
+
+
+def test_a_last_part_without_logits_is_refused():
+    with pytest.raises(DeviceError, match="should give the logits, it gives x, y"):
+        Runner(Program("", (part("a", outputs=("x", "y")),), 4, 64), [Backend("a", Stage(4, "x"))], 10)
+
+
+# ---- steps -----------------------------------------------------------------------------------------------------------
+
+
+def sequence(tokens: int, computed: int, blocks: list[int]) -> Sequence:
+    s = Sequence(list(range(100, 100 + tokens)), 50)
+    s.computed, s.blocks = computed, blocks
+    return s
+
+
+def test_a_mixed_step_obeys_the_contract():
+    work = [
+        Work(sequence(9, 8, [4, 0, 7]), 1, 1),
+        Work(sequence(12, 3, [1, 2, 3]), 5, 0),
+        Work(sequence(3, 0, [9]), 3, 3),
+    ]
+    step = batch.build(work)
+    check_step(step, block_size=4, blocks=10)
+    assert step.ids.tolist() == [108, 103, 104, 105, 106, 107, 100, 101, 102]
+    assert step.positions.tolist() == [8, 3, 4, 5, 6, 7, 0, 1, 2]
+    assert step.query_starts.tolist() == [0, 1, 6, 9] and step.context_lens.tolist() == [9, 8, 3]
+    assert step.block_tables.tolist() == [[4, 0, 7], [1, 2, 3], [9, -1, -1]]
+    assert step.rows.tolist() == [0, 6, 7, 8]
+
+
+def test_one_token_takes_the_short_way_to_the_same_step():
+    s = sequence(9, 8, [4, 0, 7])
+    short, long = batch.build([Work(s, 1, 1)]), batch.build([Work(s, 1, 1), Work(sequence(3, 2, [5]), 1, 1)])
+    check_step(short, block_size=4, blocks=10)
+    assert (short.ids[0], short.positions[0], short.context_lens[0]) == (108, 8, 9)
+    assert short.block_tables.tolist() == long.block_tables[:1].tolist() and short.rows.tolist() == [0]
+
+
+def test_the_table_follows_the_blocks():
+    s = sequence(4, 3, [4])
+    batch.build([Work(s, 1, 1)])
+    s.tokens.append(5)
+    s.computed, s.blocks = 4, [4, 6]
+    assert batch.build([Work(s, 1, 1)]).block_tables.tolist() == [[4, 6]]
