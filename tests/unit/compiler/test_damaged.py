@@ -80,7 +80,7 @@ def damage(model: ir.Model, rng: np.random.Generator) -> None:
             values[rng.integers(len(values))].type = None if rng.random() < 0.5 else ir.TensorType(ir.DataType.STRING)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_only_datong_errors(tiny, seed):
     rng = np.random.default_rng(seed)
     model = decoder(tiny)

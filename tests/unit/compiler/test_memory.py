@@ -47,7 +47,7 @@ def overlapping(part: Part) -> list[tuple[str, str]]:
     return bad
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(parts())
 def test_values_that_live_together_do_not_overlap(part):
     planned = memory.plan(part)
@@ -60,7 +60,7 @@ def test_values_that_live_together_do_not_overlap(part):
         assert slot.offset + slot.size <= planned.arena_bytes[slot.arena]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(parts())
 def test_the_plan_is_deterministic(part):
     assert memory.plan(part) == memory.plan(part)
