@@ -11,7 +11,7 @@ def row(vocab: int = 50, seed: int = 0, spread: float = 2.0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(vocab) * spread).astype(np.float32)
 
 
-def draw(logits: np.ndarray, n: int = 20000, seed: int = 1, history: History | None = None, **params) -> np.ndarray:
+def draw(logits: np.ndarray, n: int = 8000, seed: int = 1, history: History | None = None, **params) -> np.ndarray:
     rng, p, h = make_rng(seed), SamplingParams(**params), history or History([])
     return np.bincount([sample(logits, p, h, rng).token for _ in range(n)], minlength=logits.size)
 
