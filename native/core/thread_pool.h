@@ -37,11 +37,11 @@ class Team {
 // Spins for a while, then sleeps in the kernel: steps are short, but a machine may have fewer free cores than threads.
 class Barrier {
  public:
-  explicit Barrier(int size) : size_(size) {}
+  Barrier(int size, int spins) : size_(size), spins_(spins) {}
   void wait();
 
  private:
-  const int size_;
+  const int size_, spins_;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> round_{0};
 };
@@ -61,7 +61,7 @@ class ThreadPool {
  private:
   void work(int index);
 
-  const int size_;
+  const int size_, spins_;
   Barrier barrier_;
   std::mutex busy_;
   const std::function<void(Team&)>* job_ = nullptr;
