@@ -57,7 +57,7 @@ def import_gguf(src: Path, progress: Progress | None = None) -> Imported:
         ),
         **sidecars.extra_templates(keys),
     }
-    name, licence = keys.text("general.name", "") or src.stem, keys.text("general.license", "") or None
+    name, licence = keys.title("general.name", src.stem), keys.title("general.license", "") or None
     tell("build graph", 2, 3)
     sources = layout.file_order(_sources(file, config, metadata.architecture(keys), src.name))
     weights = _weight_map(sources)
@@ -155,14 +155,14 @@ def _order(tensor: GgufTensor, config: dict[str, Any], where: str) -> npt.NDArra
     heads = names.permuted_heads(tensor.name, config["num_attention_heads"], config["num_key_value_heads"])
     if not heads:
         return None
-    order = names.row_order(heads, config["head_dim"])
-    if len(order) != tensor.shape[0]:
+    rows = heads * config["head_dim"]  # a claim of the metadata: checked before anything of that size is made
+    if rows != tensor.shape[0]:
         raise CheckpointError(
             where,
-            f"tensor `{tensor.name}` should have {len(order)} rows ({heads} heads of {config['head_dim']}), "
+            f"tensor `{tensor.name}` should have {rows} rows ({heads} heads of {config['head_dim']}), "
             f"it has {tensor.shape[0]}",
         )
-    return order
+    return names.row_order(heads, config["head_dim"])
 
 
 def _weight_map(sources: list[_Source]) -> WeightMap:

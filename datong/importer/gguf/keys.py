@@ -49,6 +49,18 @@ class Keys:
         """A string."""
         return self._get(key, "a string", (str,), default)
 
+    def word(self, key: str, default: str | None = None) -> str:
+        """A short printable string, fit for an error text."""
+        value = self.text(key, default)
+        if len(value) > 80 or not value.isprintable():
+            raise self.fail(f"key `{key}` should be a short name, it is {describe(value)}")
+        return value
+
+    def title(self, key: str, default: str) -> str:
+        """A printable line for people; `default` where it is absent, empty or neither."""
+        value = self.text(key, "")
+        return value if 0 < len(value) <= 200 and value.isprintable() else default
+
     def integer(self, key: str, default: int | None = None, least: int = 0) -> int:
         """A whole number, at least `least`."""
         value = self._get(key, "a whole number", (int,), default)

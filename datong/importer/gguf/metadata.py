@@ -83,8 +83,8 @@ def check_single(keys: Keys) -> None:
 
 def architecture(keys: Keys) -> Architecture:
     """Raises UnknownModel for an architecture without a builder."""
-    name = keys.text("general.architecture")
-    kind = keys.text("general.type", "model")
+    name = keys.word("general.architecture")
+    kind = keys.word("general.type", "model")
     if kind != "model":
         raise UnknownModel(keys.where, f"`general.type` should be `model`, it is `{kind}`")
     if name not in ARCHITECTURES:
@@ -99,7 +99,7 @@ def architecture(keys: Keys) -> Architecture:
 def build_config(file: GgufFile, keys: Keys) -> dict[str, Any]:
     """The config.json of the model. Raises ConfigError for keys that are missing, wrong or contradict the tensors."""
     arch = architecture(keys)
-    name = keys.text("general.architecture")
+    name = keys.word("general.architecture")
     layers = keys.integer(f"{name}.block_count", least=1)
     hidden = keys.integer(f"{name}.embedding_length", least=1)
     heads = keys.same(f"{name}.attention.head_count", layers)
@@ -162,7 +162,7 @@ def _vocab_size(file: GgufFile, keys: Keys, name: str) -> int:
 
 def _rope_scaling(file: GgufFile, keys: Keys, name: str, config: dict[str, Any]) -> dict[str, Any] | None:
     prefix = f"{name}.rope.scaling"
-    kind = keys.text(f"{prefix}.type", "none")
+    kind = keys.word(f"{prefix}.type", "none")
     factor = keys.number(f"{prefix}.factor", 0.0) or keys.number(f"{name}.rope.scale_linear", 0.0)
     factors = _rope_factors(file, keys, config["head_dim"] // 2)
     if kind == "none" and factor in (0.0, 1.0):
@@ -239,7 +239,7 @@ def _biases(file: GgufFile, arch: Architecture, config: dict[str, Any]) -> None:
 
 def ignored_keys(keys: Keys) -> dict[str, str]:
     """The keys nobody used, each with the reason. Raises ConfigError for one that might matter."""
-    name, ignored = keys.text("general.architecture"), {}
+    name, ignored = keys.word("general.architecture"), {}
     for key, value in keys.values.items():
         if key in keys.used:
             continue

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from datong.errors import TokenizerError
-from datong.importer.gguf.keys import Keys
+from datong.importer.gguf.keys import Keys, describe
 from datong.importer.gguf.pretokenizers import TABLE
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -53,17 +53,19 @@ _ROLES = ("bos", "eos", "unknown", "padding", "eot", "eom")
 def read_vocabulary(keys: Keys, vocab_size: int) -> Vocabulary:
     """The tokens of the file, checked. Raises TokenizerError for a missing or contradictory field."""
     keys = keys.raising(TokenizerError)
-    model, pre = keys.text("tokenizer.ggml.model"), keys.text("tokenizer.ggml.pre", "")
+    model, pre = keys.word("tokenizer.ggml.model"), keys.word("tokenizer.ggml.pre", "")
     if model not in ("gpt2", "llama"):
         raise keys.fail(f"`tokenizer.ggml.model` should be `gpt2` or `llama`, it is `{model}`")
     tokens = [t or f"[EMPTY_{i}]" for i, t in enumerate(keys.strings("tokenizer.ggml.tokens"))]
     if len(tokens) != vocab_size:
         raise keys.fail(f"`tokenizer.ggml.tokens` has {len(tokens)} tokens, the model's vocabulary has {vocab_size}")
+    if keys.word("general.architecture", "") == "internlm2" and "🐉" in tokens:
+        tokens[tokens.index("🐉")] = "\0"  # the converter's stand-in: a C string cannot hold the original
     types = [int(t) for t in keys.numbers("tokenizer.ggml.token_type", len(tokens))]
     ids: dict[str, int] = {}
     for index, token in enumerate(tokens):
         if ids.setdefault(token, index) != index:
-            raise keys.fail(f"token {token!r} has two ids in `tokenizer.ggml.tokens`: {ids[token]} and {index}")
+            raise keys.fail(f"token {describe(token)} has two ids in `tokenizer.ggml.tokens`: {ids[token]} and {index}")
     roles = {}
     for role in _ROLES:
         key = f"tokenizer.ggml.{role}_token_id"
@@ -85,7 +87,7 @@ def rebuild_tokenizer(keys: Keys, vocabulary: Vocabulary) -> bytes:
     keys = keys.raising(TokenizerError)
     parts = (
         _byte_level(keys, vocabulary)
-        if keys.text("tokenizer.ggml.model") == "gpt2"
+        if keys.word("tokenizer.ggml.model") == "gpt2"
         else _sentencepiece(keys, vocabulary)
     )
     content = {
@@ -105,7 +107,7 @@ def rebuild_tokenizer(keys: Keys, vocabulary: Vocabulary) -> bytes:
 
 
 def _byte_level(keys: Keys, vocabulary: Vocabulary) -> dict[str, Any]:
-    name = keys.text("tokenizer.ggml.pre")
+    name = keys.word("tokenizer.ggml.pre")
     pre = TABLE.get(name)
     if pre is None:
         raise keys.fail(
@@ -118,7 +120,7 @@ def _byte_level(keys: Keys, vocabulary: Vocabulary) -> dict[str, Any]:
         left = merge[:1] + head
         if left not in vocabulary.ids or right not in vocabulary.ids or left + right not in vocabulary.ids:
             raise keys.fail(
-                f"`tokenizer.ggml.merges` {index} is {merge!r}, which joins or makes tokens that do not exist"
+                f"`tokenizer.ggml.merges` {index} is {describe(merge)}, which joins or makes tokens that do not exist"
             )
         merges.append([left, right])
     return {
@@ -245,6 +247,6 @@ def _check(data: bytes, vocabulary: Vocabulary, keys: Keys) -> None:
     try:
         tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises the bare class
-        raise keys.fail(f"the tokenizer in the metadata does not work: {error}") from error
+        raise keys.fail(f"the tokenizer in the metadata does not work: {describe(str(error))}") from error
     if tokenizer.get_vocab(with_added_tokens=True) != vocabulary.ids:
         raise keys.fail("the tokenizer in the metadata numbers its tokens in a way that cannot be rebuilt")

@@ -66,7 +66,7 @@ class Cursor:
         return int(self.scalar("<Q", what))
 
     def text(self, what: str, limit: int | None = None) -> str:
-        """A length-prefixed UTF-8 string of at most `limit` bytes."""
+        """A length-prefixed UTF-8 string; with a limit of bytes it is a name, and must be printable."""
         begin = self.at
         length = self.u64(f"the length of {what}")
         if limit is not None and length > limit:
@@ -78,6 +78,8 @@ class Cursor:
             text = raw.decode("utf-8")
         except UnicodeDecodeError:
             raise self.fail(f"{what} is not UTF-8") from None
+        if limit is not None and not text.isprintable():
+            raise self.fail(f"{what} should be printable, it is {ascii(text)[:80]}")
         self.at += length
         return text
 

@@ -73,6 +73,17 @@ def test_facts_and_files(raw: SimpleNamespace, save: Save) -> None:
     assert imported.generated["additional_chat_templates/tool_use.jinja"] == b"{{ tools }}"
 
 
+def test_a_name_that_is_no_name_is_replaced(raw: SimpleNamespace, save: Save) -> None:
+    imported = import_gguf(save(raw.with_arrays(*raw.model(general__name="a\x1b[2J", general__license=""))))
+    assert (imported.name, imported.licence) == ("m", None)
+
+
+def test_sizes_that_the_metadata_claims_are_not_believed(raw: SimpleNamespace, save: Save) -> None:
+    keys, arrays = raw.model(llama__attention__key_length=2**31 - 2)
+    with pytest.raises(CheckpointError, match=r"`blk.0.attn_q.weight` should have 4294967292 rows"):
+        import_gguf(save(raw.with_arrays(keys, arrays)))
+
+
 def test_same_file_same_bytes(raw: SimpleNamespace, save: Save, tmp_path: Path) -> None:
     path = save(raw.with_arrays(*raw.model()))
     first, second = import_gguf(path), import_gguf(path)

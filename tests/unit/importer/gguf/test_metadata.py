@@ -142,6 +142,11 @@ BAD: list[tuple[type[DatongError], dict[str, Any], str]] = [
         "GGUF architecture `mamba` has no builder\nhint: known arch.*: int",
     ),
     (UnknownModel, {"general__type": "adapter"}, "`general.type` should be `model`, it is `adapter`"),
+    (
+        ConfigError,
+        {"general__architecture": "a\nb"},
+        r"key `general.architecture` should be a short name, it is 'a\\nb'",
+    ),
     (ConfigError, {"general__architecture": None}, r"key `general.architecture` \(a string\) is missing"),
     (ConfigError, {"llama__block_count": None}, r"key `llama.block_count` \(a whole number\) is missing"),
     (ConfigError, {"llama__block_count": "2"}, "key `llama.block_count` should be a whole number, it is '2'"),

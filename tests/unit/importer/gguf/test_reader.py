@@ -97,6 +97,8 @@ BAD: list[tuple[str, Callable[[Any], bytes], str]] = [
      "key `k` is given twice"),
     ("key not text", lambda raw: raw.file({}, [], n_keys=1)[:24] + raw.text(b"\xff") + raw.typed(1),
      "a key is not UTF-8"),
+    ("key with a line break", lambda raw: raw.file({"a\nb": 1}, []), r"a key should be printable, it is 'a\\nb'"),
+    ("tensor name with an escape", one(entry("a\x1b[2J")), r"a tensor name should be printable, it is 'a\\x1b"),
     ("value type", key(lambda raw: struct.pack("<I", 13)), "the type of `k` should be 0 to 12, it is 13"),
     ("string length", key(lambda raw: struct.pack("<I", 8) + raw.text("x", 10**12)),
      "the value of `k` needs 1000000000000 bytes, the file has"),

@@ -91,6 +91,17 @@ def test_bos_and_eos(raw: SimpleNamespace, rebuild: Callable[[dict[str, Any]], T
     assert rebuild(keys).encode("a<s>b").ids[2] == 1
 
 
+def test_the_stand_in_of_internlm2_goes_back(raw: SimpleNamespace, save: Save) -> None:
+    """llama.cpp's converter writes InternLM2's token NUL as a dragon."""
+    keys = raw.spm_keys()
+    keys["tokenizer.ggml.tokens"] = [*raw.spm_tokens[:-1], "🐉"]
+    for arch, text in (("internlm2", "\0"), ("llama", "🐉")):
+        values = read_gguf(save(raw.file(keys | {"general.architecture": arch}, []))).values
+        read = Keys(values, "m.gguf")
+        tokenizer = Tokenizer.from_buffer(rebuild_tokenizer(read, read_vocabulary(read, 265)))
+        assert tokenizer.encode(text).ids == [1, 259, 264]
+
+
 # ── byte-level ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # GPT-2's byte alphabet: printable bytes stand for themselves, the others for the characters from U+0100 on.
