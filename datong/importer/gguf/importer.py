@@ -67,7 +67,7 @@ def import_gguf(src: Path, progress: Progress | None = None) -> Imported:
         model=built.model,
         family=built.family,
         name=name,
-        source=f"gguf:{src.name}",
+        source=_origin(keys, src),
         licence=licence,
         config=config,
         weights=weights,
@@ -78,6 +78,13 @@ def import_gguf(src: Path, progress: Progress | None = None) -> Imported:
         generated=generated,
         tensors=tuple(s.pending(file) for s in sources),
     )
+
+
+def _origin(keys: Keys, src: Path) -> str:
+    """The file's name and, where it says so, the page of the model that it was made from; no path of this machine."""
+    pages = (keys.title(f"general.{key}", "") for key in ("source.repo_url", "source.url", "repo_url", "url"))
+    page = next(filter(None, pages), "")
+    return f"gguf:{src.name} of {page}" if page else f"gguf:{src.name}"
 
 
 @dataclass(frozen=True)

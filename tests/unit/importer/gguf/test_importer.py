@@ -78,6 +78,12 @@ def test_a_name_that_is_no_name_is_replaced(raw: SimpleNamespace, save: Save) ->
     assert (imported.name, imported.licence) == ("m", None)
 
 
+def test_origin(raw: SimpleNamespace, save: Save) -> None:
+    keys, arrays = raw.model()
+    keys |= {"general.url": "https://example.org/b", "general.source.url": "https://example.org/a"}
+    assert import_gguf(save(raw.with_arrays(keys, arrays))).source == "gguf:m.gguf of https://example.org/a"
+
+
 def test_sizes_that_the_metadata_claims_are_not_believed(raw: SimpleNamespace, save: Save) -> None:
     keys, arrays = raw.model(llama__attention__key_length=2**31 - 2)
     with pytest.raises(CheckpointError, match=r"`blk.0.attn_q.weight` should have 4294967292 rows"):
