@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from datong.engine import batch
+from datong.engine.blocks import BlockPool
 from datong.engine.runner import Runner
-from datong.engine.scheduler import Work
+from datong.engine.scheduler import Scheduler, Work
 from datong.engine.sequence import Sequence
 from datong.errors import BackendMissing, DeviceError
 from datong.spec.backend import CacheLayout, Placed
@@ -156,3 +157,15 @@ def test_the_table_follows_the_blocks():
     s.tokens.append(5)
     s.computed, s.blocks = 4, [4, 6]
     assert batch.build([Work(s, 1, 1)]).block_tables.tolist() == [[4, 6]]
+
+
+def test_a_preempted_sequence_comes_back_with_its_new_blocks():
+    scheduler = Scheduler(BlockPool(8, 4, reuse=False))
+    s = Sequence(list(range(6)), 20)
+    scheduler.add(s)
+    batch.build(scheduler.schedule())
+    before = s.blocks
+    scheduler._preempt(s)
+    scheduler.pool.take()
+    step = batch.build(scheduler.schedule())
+    assert step.block_tables.tolist() == [s.blocks] != [before]
