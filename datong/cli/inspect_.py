@@ -23,7 +23,6 @@ def inspect_(model: options.Model, as_json: options.Json = False) -> None:
 
 def print_facts(facts: dict[str, Any]) -> None:
     """The tables of `package.describe`, on stdout."""
-    from datong.package.describe import tables
+    from datong.package.describe import render
 
-    for table in tables(facts):
-        out.print(table)
+    out.print(render(facts))

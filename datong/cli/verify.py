@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from datong.cli import options
 from datong.cli.console import out, print_json, progress
@@ -25,7 +24,7 @@ def verify(
 
     opened = open_package(package)
     logits = None
-    if goldens and opened.manifest.golden:
+    if goldens and opened.manifest.goldens:
         from datong.engine.load import load
 
         logits = load(str(package), device=device).logits
@@ -34,14 +33,6 @@ def verify(
     if as_json:
         print_json(result.as_dict())
     else:
-        from rich.table import Table
-
-        table = Table("check", "result", "detail", box=None, pad_edge=False)
-        for row in result.checks:
-            colour = {"ok": "green", "skipped": "yellow", "failed": "red"}[row.status]
-            table.add_row(row.name, f"[{colour}]{row.status}[/]", escape(row.reason))
-            if row.hint:
-                table.add_row("", "", f"hint: {escape(row.hint)}")
-        out.print(table)
+        out.print(result.render())
     if not result.ok:
         raise typer.Exit(1)

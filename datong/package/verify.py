@@ -24,7 +24,8 @@ Status = Literal["ok", "failed", "skipped"]
 
 # Largest |difference| of a golden logit, as a share of the largest |logit| of the vector. f32: another order of the
 # same sums (the bound of tests/data/goldens, 2e-3 at logits of 5 to 8). Others: a backend may round activations to the
-# type of the weights, 8 bits for block formats.
+# type of the weights, 8 bits for block formats. Measured, `cpu` against `reference`: f32 1.5e-6, f16 7e-4, bf16 1.2e-3
+# at most (three golden families); SmolLM2-135M, Q4_1 and Q8_0, 8e-3 to 1.6e-2 on the four prompts.
 TOLERANCE = {"f32": 4e-4, "f16": 2e-2, "bf16": 2e-2}
 TOLERANCE_BLOCKS = 5e-2
 

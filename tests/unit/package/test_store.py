@@ -90,7 +90,7 @@ def test_a_failed_import_leaves_no_entry(checkpoint: Path, cache: Path) -> None:
 def test_a_cache_that_cannot_be_written(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("DATONG_CACHE", str(tmp_path / "file"))
-    with pytest.raises(PackageError, match="checkpoints are imported into .* which cannot be written: Not a dir") as e:
+    with pytest.raises(PackageError, match=r"checkpoints are imported into .* which cannot be written: Not a dir") as e:
         store.resolve(checkpoint)
     assert e.value.hint == "set DATONG_CACHE to a directory that can"
 
