@@ -144,7 +144,7 @@ def _hash(package: Package, path: str, want: str | None, progress: Progress | No
     got = sha256_file(package.path(path), progress)
     if got != want:
         raise IntegrityError(path, f"the content should have SHA-256 {str(want)[:12]}…, it has {got[:12]}…", AGAIN)
-    return got
+    return f"SHA-256 {got[:16]}…"
 
 
 def _offsets(package: Package) -> str:
