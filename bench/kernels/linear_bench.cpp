@@ -163,10 +163,10 @@ int main(int argc, char** argv) {
           for (const Copies* c : {&one, &many}) {
             if (what == "gemm") continue;
             const double read = read_speed(*c, weight->bytes(), threads);
-            for (const int64_t tokens : {1, 2, 4}) measure(k, *c, weight->bytes(), s, tokens, threads, read);
+            for (const int64_t tokens : {1, 2, 4, 8, 16}) measure(k, *c, weight->bytes(), s, tokens, threads, read);
           }
           if (what == "gemv" || s.out > 40000) continue;
-          for (const int64_t tokens : {8, 16, 64, 512}) measure(k, one, weight->bytes(), s, tokens, threads, 0);
+          for (const int64_t tokens : {64, 512}) measure(k, one, weight->bytes(), s, tokens, threads, 0);
         }
       }
     }

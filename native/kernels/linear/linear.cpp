@@ -12,7 +12,8 @@ std::span<const LinearKernel> linear_kernels() {
     std::vector<LinearKernel> v;
     const KernelTable tables[] = {
 #if DATONG_X86
-        linear_plain_avx512(), linear_block_avx512vnni(), linear_plain_avx2(), linear_block_avx2(),
+        linear_plain_avx512(), linear_plain_avx512bf16(), linear_block_avx512vnni(),
+        linear_plain_avx2(),   linear_block_avx2(),
 #endif
         linear_ref(),
     };

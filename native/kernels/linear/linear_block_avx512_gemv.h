@@ -143,7 +143,9 @@ template <Fmt F, int R, int T>
   if (b < w.blocks) sixteen_blocks<F, R, T, false>(acc, w, row, x, b, w.blocks - b);
   UNROLL for (int t = 0; t < T; ++t) {
     const __m512 zero = _mm512_setzero_ps();
-    const __m128 v = R == 4 ? sum4(acc[0][t], acc[1 % R][t], acc[2 % R][t], acc[3 % R][t]) : sum4(acc[0][t], zero, zero, zero);
+    const __m128 v = R == 4   ? sum4(acc[0][t], acc[1 % R][t], acc[2 % R][t], acc[3 % R][t])
+                     : R == 2 ? sum4(acc[0][t], acc[1 % R][t], zero, zero)
+                              : sum4(acc[0][t], zero, zero, zero);
     store16(_mm512_castps128_ps512(v), first16(R), t0 + t, row, y, y_stride, e);
   }
 }
