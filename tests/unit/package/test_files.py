@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,22 @@ def test_the_ruin_of_a_killed_import_is_removed_and_a_running_one_is_not(tmp_pat
     finally:
         os.close(held)
     assert names(tmp_path) == ["new", "new.partial-2"]
+
+
+def test_a_lock_makes_the_second_wait(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    def second() -> None:
+        with files.locked(tmp_path / "deep" / "lock"):
+            events.append("second")
+
+    thread = threading.Thread(target=second)
+    with files.locked(tmp_path / "deep" / "lock"):
+        thread.start()
+        thread.join(0.2)
+        events.append("first")
+    thread.join(10)
+    assert events == ["first", "second"]
 
 
 def test_temp_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:

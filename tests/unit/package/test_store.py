@@ -1,15 +1,17 @@
 """From a name to a package: what is imported once, when it is imported again, and two processes at a time."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from datong.errors import DatongError, PackageError
-from datong.package import known, store
+from datong.package import files, known, store
 from datong.package.create import import_checkpoint
 
 ROOT = Path(store.__file__).resolve().parents[2]
@@ -133,6 +135,20 @@ def test_two_processes_at_a_time_end_with_one_good_entry(checkpoint: Path, cache
     answers = {p.communicate(timeout=60)[0] for p in running}
     assert all(p.returncode == 0 for p in running) and len(answers) == 1
     assert len(entries(cache)) == 1
+
+
+def test_what_another_process_made_while_we_waited_is_used(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    @contextlib.contextmanager
+    def slow(path: Path) -> Iterator[None]:
+        with monkeypatch.context() as real:
+            real.setattr(store, "locked", files.locked)
+            made.append((store.resolve(checkpoint).root / "datong.json").stat().st_ino)
+        yield
+
+    monkeypatch.setattr(store, "locked", slow)
+    assert (store.resolve(checkpoint).root / "datong.json").stat().st_ino == made[0]
 
 
 def hub(checkpoint: Path, tmp_path: Path) -> Path:
