@@ -29,10 +29,13 @@ Program::Program(std::shared_ptr<Device> device, const dt_part& part, const Prog
   read_caches(part);
   place_temps(part);
   build_tasks(part);
-  plan_barriers();
+  small_ = plan_schedule(true);
+  large_ = plan_schedule(false);
   at_.assign(values_.size(), nullptr);
   own_.resize(static_cast<size_t>(device_->pool.size()));
   own_at_.assign(own_.size(), nullptr);
+  private_.resize(own_.size());
+  private_at_.assign(own_.size(), at_);
   job_ = [this](Team& team) { run_tasks(team); };
   if (options_.max_tokens) reserve(options_.max_tokens, std::max<int64_t>(1, options_.max_rows));
 }
@@ -157,36 +160,48 @@ void Program::build_tasks(const dt_part& part) {
 }
 
 // A barrier stands before a task that touches bytes which a task since the last barrier wrote, or that writes bytes
-// which one read. Shared scratch is such bytes too: a task that uses it waits for the last user.
-void Program::plan_barriers() {
+// which one read. Shared scratch is such bytes too: a task that uses it waits for the last user. Private results are
+// not: each thread has its own. Part outputs are never private.
+Program::Schedule Program::plan_schedule(bool small) const {
+  Schedule plan;
+  plan.is_private.assign(values_.size(), false);
   std::vector<Span> read, written;
   bool shared_used = false;
   for (size_t i = 0; i < tasks_.size(); ++i) {
-    std::vector<Span> reads, writes;
-    auto span = [&](int value) {
-      const Value& v = values_[static_cast<size_t>(value)];
-      return Span{v.arena, v.offset, v.offset + v.size};
+    const bool is_output = std::any_of(writes_[i].begin(), writes_[i].end(), [&](int v) {
+      return std::find(outputs_.begin(), outputs_.end(), v) != outputs_.end();
+    });
+    const bool replicated = small && tasks_[i]->replicable() && !is_output;
+    plan.replicated.push_back(replicated);
+    for (int v : writes_[i]) plan.is_private[static_cast<size_t>(v)] = replicated;
+    auto spans = [&](const std::vector<int>& values) {
+      std::vector<Span> result;
+      for (int index : values) {
+        const Value& v = values_[static_cast<size_t>(index)];
+        if (!plan.is_private[static_cast<size_t>(index)]) result.push_back({v.arena, v.offset, v.offset + v.size});
+      }
+      return result;
     };
-    for (int v : reads_[i]) reads.push_back(span(v));
-    for (int v : writes_[i]) writes.push_back(span(v));
+    const std::vector<Span> reads = spans(reads_[i]), writes = spans(writes_[i]);
     auto clash = [](const std::vector<Span>& a, const std::vector<Span>& b) {
-      for (const Span& x : a)
-        for (const Span& y : b)
-          if (x.overlaps(y)) return true;
-      return false;
+      return std::any_of(a.begin(), a.end(), [&](const Span& x) {
+        return std::any_of(b.begin(), b.end(), [&](const Span& y) { return x.overlaps(y); });
+      });
     };
-    const bool shared = tasks_[i]->scratch(64, 64, device_->pool.size()).shared > 0;
+    const int64_t most = small ? kReplicate : kReplicate + 1;
+    const bool shared = tasks_[i]->scratch(most, most, device_->pool.size()).shared > 0;
     const bool wait = clash(reads, written) || clash(writes, written) || clash(writes, read) || (shared && shared_used);
     if (wait) {
       read.clear();
       written.clear();
       shared_used = false;
     }
-    barrier_before_.push_back(wait);
+    plan.barrier_before.push_back(wait);
     read.insert(read.end(), reads.begin(), reads.end());
     written.insert(written.end(), writes.begin(), writes.end());
     shared_used = shared_used || shared;
   }
+  return plan;
 }
 
 std::unique_ptr<Cache> Program::create_cache(int64_t blocks) const {
@@ -196,6 +211,7 @@ std::unique_ptr<Cache> Program::create_cache(int64_t blocks) const {
 int64_t Program::arena_bytes() const {
   size_t bytes = arenas_[1].size + arenas_[2].size + shared_.size;
   for (const Block& b : own_) bytes += b.size;
+  for (const Block& b : private_) bytes += b.size;
   return static_cast<int64_t>(bytes);
 }
 
@@ -238,8 +254,23 @@ void Program::reserve(int64_t tokens, int64_t rows) {
     const int lead = static_cast<int>(v.arena);
     at_[i] = arenas_[lead].memory.get() + v.offset * counts[lead];
   }
+  if (tokens <= kReplicate && rows <= kReplicate) place_private(tokens, rows);
   placed_tokens_ = tokens;
   placed_rows_ = rows;
+}
+
+// Each thread's own copy of both arenas, for the results of replicated tasks.
+void Program::place_private(int64_t tokens, int64_t rows) {
+  const int64_t start[3] = {0, 0, (unit_bytes_[1] * tokens + 63) / 64 * 64}, counts[3] = {0, tokens, rows};
+  for (size_t t = 0; t < private_.size(); ++t) {
+    private_[t].grow(static_cast<size_t>(start[2] + unit_bytes_[2] * rows + 64));
+    private_at_[t] = at_;
+    for (size_t i = 0; i < values_.size(); ++i) {
+      const int lead = static_cast<int>(values_[i].arena);
+      if (small_.is_private[i])
+        private_at_[t][i] = private_[t].memory.get() + start[lead] + values_[i].offset * counts[lead];
+    }
+  }
 }
 
 void Program::check_step(const dt_step& step, const Cache* cache) const {
@@ -299,21 +330,27 @@ void Program::bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t 
   int32_t next = 0;
   for (const Input& input : inputs_) {
     const Value& v = values_[static_cast<size_t>(input.value)];
-    void*& at = at_[static_cast<size_t>(input.value)];
+    const auto index = static_cast<size_t>(input.value);
+    void*& at = at_[index];
     if (input.source == Source::ids) at = const_cast<int64_t*>(step.ids);
     if (input.source == Source::positions) at = const_cast<int64_t*>(step.positions);
     if (input.source == Source::rows) at = const_cast<int64_t*>(step.row_indices);
-    if (input.source != Source::host) continue;
-    if (next >= input_count || !inputs) throw Error(DT_INVALID, text("[run] input `%.120s` did not come", v.name.c_str()));
-    const dt_tensor& t = item(inputs, next++);
-    int64_t elements = 1;
-    for (int32_t i = 0; i < t.rank && t.dims; ++i) elements *= t.dims[i];
-    if (t.dtype != v.dtype || elements != run_.count(v.lead) * v.width || (elements && !t.data))
-      throw Error(DT_INVALID, text("[run] input `%.120s` has another dtype or size than [%lld, %lld]", v.name.c_str(),
-                                   static_cast<long long>(run_.count(v.lead)), static_cast<long long>(v.width)));
-    at = t.data;
+    if (input.source == Source::host) at = host_input(v, inputs, next++, input_count);
+    if (is_small())
+      for (auto& table : private_at_) table[index] = at;
   }
   if (next != input_count) throw Error(DT_INVALID, text("[run] %d inputs came, the part has %d", input_count, next));
+}
+
+void* Program::host_input(const Value& v, const dt_tensor* inputs, int32_t i, int32_t count) const {
+  if (i >= count || !inputs) throw Error(DT_INVALID, text("[run] input `%.120s` did not come", v.name.c_str()));
+  const dt_tensor& t = item(inputs, i);
+  int64_t elements = 1;
+  for (int32_t d = 0; d < t.rank && t.dims; ++d) elements *= t.dims[d];
+  if (t.dtype != v.dtype || elements != run_.count(v.lead) * v.width || (elements && !t.data))
+    throw Error(DT_INVALID, text("[run] input `%.120s` has another dtype or size than [%lld, %lld]", v.name.c_str(),
+                                 static_cast<long long>(run_.count(v.lead)), static_cast<long long>(v.width)));
+  return t.data;
 }
 
 void Program::run(const Cache* cache, const dt_step& step, const dt_tensor* inputs, int32_t input_count,
@@ -345,9 +382,14 @@ void Program::run(const Cache* cache, const dt_step& step, const dt_tensor* inpu
 }
 
 void Program::run_tasks(Team& team) const {
+  const bool small = is_small();
+  const Schedule& plan = small ? small_ : large_;
+  Run run = run_;
+  if (small) run.at = private_at_[static_cast<size_t>(team.index())].data();
+  Team alone(0, 1, nullptr);
   for (size_t i = 0; i < tasks_.size(); ++i) {
-    if (barrier_before_[i]) team.barrier();
-    tasks_[i]->run(run_, team);
+    if (plan.barrier_before[i]) team.barrier();
+    tasks_[i]->run(run, plan.replicated[i] ? alone : team);
   }
 }
 

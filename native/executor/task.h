@@ -27,6 +27,9 @@ struct Run {
   float* result(int index) const { return static_cast<float*>(at[index]); }
 };
 
+// Steps of up to so many tokens and rows replicate small work instead of sharing it out.
+constexpr int64_t kReplicate = 2;
+
 struct Scratch {
   size_t shared = 0, own = 0;  // bytes
 };
@@ -40,6 +43,10 @@ class Task {
 
   // Scratch for a step of that size. Shared scratch is not kept from one task to the next.
   virtual Scratch scratch(int64_t /*tokens*/, int64_t /*rows*/, int /*threads*/) const { return {}; }
+
+  // True: so little work per row that for a few rows each thread does all of it for itself, which saves a barrier. Its
+  // results are then private to each thread. Must not use scratch.
+  virtual bool replicable() const { return false; }
 
   // Looks at the numbers in the step (token ids, rows) before anything runs. Throws Error(DT_INVALID).
   virtual void check(const Run&) const {}

@@ -10,9 +10,6 @@
 namespace datong {
 namespace {
 
-// Up to here each thread prepares all rows for itself: cheaper than one barrier.
-constexpr int64_t kReplicate = 2;
-
 // gate and up of this many values (128 KiB together) stay in a core's cache until their product is taken.
 constexpr int64_t kGluChunk = 16384;
 

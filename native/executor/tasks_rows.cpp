@@ -14,9 +14,14 @@
 namespace datong {
 namespace {
 
+class RowTask : public Task {
+ public:
+  bool replicable() const override { return true; }
+};
+
 const float* values_of(const Value* vector) { return vector && !vector->floats.empty() ? vector->floats.data() : nullptr; }
 
-class Embedding : public Task {
+class Embedding : public RowTask {
  public:
   Embedding(const NodeView& node, const BuildContext&) : ids_(node.input_index(0)), out_(node.output_index(0)) {
     const Value& ids = node.integers(0);
@@ -47,7 +52,7 @@ class Embedding : public Task {
 };
 
 // rms_norm and add_rms_norm: the second adds a residual first and gives the sum too.
-class Norm : public Task {
+class Norm : public RowTask {
  public:
   Norm(const NodeView& node, const BuildContext& context, bool add) : add_(add) {
     const int weight_at = add ? 2 : 1;
@@ -110,7 +115,7 @@ class Norm : public Task {
   RmsNorm kernel_;
 };
 
-class RopeTable : public Task {
+class RopeTable : public RowTask {
  public:
   RopeTable(const NodeView& node, const BuildContext&)
       : positions_(node.input_index(0)), cos_(node.output_index(0)), sin_(node.output_index(1)) {
@@ -138,7 +143,7 @@ class RopeTable : public Task {
   float scale_;
 };
 
-class RopeTask : public Task {
+class RopeTask : public RowTask {
  public:
   RopeTask(const NodeView& node, const BuildContext& context)
       : x_(node.input_index(0)), cos_(node.input_index(1)), sin_(node.input_index(2)), y_(node.output_index(0)) {
@@ -174,7 +179,7 @@ class RopeTask : public Task {
   Rope kernel_;
 };
 
-class GluTask : public Task {
+class GluTask : public RowTask {
  public:
   GluTask(const NodeView& node, const BuildContext& context)
       : gate_(node.input_index(0)), up_(node.input_index(1)), y_(node.output_index(0)) {
@@ -201,7 +206,7 @@ class GluTask : public Task {
   Glu kernel_;
 };
 
-class ElementwiseTask : public Task {
+class ElementwiseTask : public RowTask {
  public:
   ElementwiseTask(const NodeView& node, const BuildContext& context, std::span<const Variant<Elementwise>> variants,
                   int inputs)
@@ -227,7 +232,7 @@ class ElementwiseTask : public Task {
   Elementwise kernel_;
 };
 
-class Slice : public Task {
+class Slice : public RowTask {
  public:
   Slice(const NodeView& node, const BuildContext&) : x_(node.input_index(0)), y_(node.output_index(0)) {
     const Value& x = node.activation(0);
@@ -253,7 +258,7 @@ class Slice : public Task {
   int64_t group_, start_, length_, per_row_;
 };
 
-class TakeRows : public Task {
+class TakeRows : public RowTask {
  public:
   TakeRows(const NodeView& node, const BuildContext&)
       : x_(node.input_index(0)), rows_(node.input_index(1)), y_(node.output_index(0)) {

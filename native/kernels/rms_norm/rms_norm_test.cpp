@@ -13,7 +13,7 @@ static void compare(const Variant<RmsNorm>& variant, int64_t groups, int64_t n, 
   RmsNormArgs want{x.data(), add ? b.data() : nullptr, add ? sum.data() : nullptr, w.data(), y.data(), groups, n, 1e-5f, 1};
   rms_norm_ref(want);
   Guarded got_sum(count), got_y(count);
-  std::memcpy(got_y.data(), x.data(), static_cast<size_t>(count) * 4);
+  for (int64_t i = 0; i < count; ++i) got_y.data()[i] = x[static_cast<size_t>(i)];
   RmsNormArgs got = want;
   got.y = got_y.data();
   if (add) got.sum = got_sum.data();
