@@ -101,6 +101,8 @@ inline __m256i chunk_dot(__m256i codes, const Token& x, int64_t chunk) {
   }
 }
 
+constexpr int64_t kAhead = 8192;  // bytes of codes; as in linear_block_avx512_gemv.h
+
 template <Fmt F>
 constexpr bool kHasBias = Traits<F>::nibbles == Traits<F>::is_signed;
 
@@ -108,6 +110,7 @@ constexpr bool kHasBias = Traits<F>::nibbles == Traits<F>::is_signed;
 template <Fmt F, int R, int T, bool kFull>
 inline void eight_blocks(__m256 acc[R][T], const Matrix<F>& w, int64_t row, const Token x[T], int64_t b, int64_t count) {
   __m256 s[R][T];
+  const int64_t ahead = R * w.codes_stride > kAhead ? R * w.codes_stride : kAhead;
   UNROLL for (int r = 0; r < R; ++r) {
     const int64_t at = (row + r) * w.scale_stride, super = (row + r) * w.super_stride;
     const __m256 scale = levels8<F, kFull>(w.scale + at, w.super_scale + super, b, count);
@@ -127,6 +130,7 @@ inline void eight_blocks(__m256 acc[R][T], const Matrix<F>& w, int64_t row, cons
     const bool half = !kFull && Traits<F>::nibbles && 2 * c + 1 == count;  // an odd number of nibble blocks
     UNROLL for (int r = 0; r < R; ++r) {
       const uint8_t* p = w.codes + (row + r) * w.codes_stride + (first + c) * 32;
+      _mm_prefetch(w.codes + row * w.codes_stride + ahead + ((first + c) * R + r) * 32, _MM_HINT_T1);
       __m256i codes = half ? _mm256_zextsi128_si256(load128(p)) : load256(p);
       if (kHasBias<F>) codes = _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(Traits<F>::nibbles ? 0x88 : 0x80)));
       UNROLL for (int t = 0; t < T; ++t) {

@@ -17,6 +17,7 @@ struct V {
   static Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static Reg load(const float* p, int64_t count) { return _mm512_maskz_loadu_ps(first16(count), p); }
   static void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   static void sum4(Reg a, Reg b, Reg c, Reg d, float out[4]) {
     const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));

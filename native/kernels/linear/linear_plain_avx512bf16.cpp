@@ -33,10 +33,13 @@ void prepare(const float* x, int64_t x_stride, int64_t in, int64_t row_begin, in
 inline __m512bh load32(const uint8_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
 inline __m512bh load32(const uint8_t* p, __mmask32 m) { return (__m512bh)_mm512_maskz_loadu_epi16(m, p); }
 
+constexpr int64_t kAhead = 8192;  // bytes; as in linear_block_avx512_gemv.h
+
 // R rows x T tokens; `w` the first row, `x` the first token.
 template <int R, int T>
 [[gnu::noinline]] void tile(const uint8_t* w, const uint8_t* x, int64_t in, int64_t t0, int64_t o, float* y,
                             int64_t y_stride, const Epilogue& e) {
+  const int64_t ahead = R * in * 2 > kAhead ? R * in * 2 : kAhead;
   __m512 acc[R][T];
   UNROLL for (int r = 0; r < R; ++r) {
     UNROLL for (int t = 0; t < T; ++t) acc[r][t] = _mm512_setzero_ps();
@@ -45,6 +48,7 @@ template <int R, int T>
     __m512bh rows[R];
     UNROLL for (int r = 0; r < R; ++r) {
       const uint8_t* p = w + (r * in + i) * 2;
+      if (t0 == 0) _mm_prefetch(w + ahead + (i * R + r * 32) * 2, _MM_HINT_T1);
       rows[r] = m == ~0u ? load32(p) : load32(p, m);
     }
     UNROLL for (int t = 0; t < T; ++t) {

@@ -139,7 +139,8 @@ int main(int argc, char** argv) {
   const std::vector<Problem> block_problems = {{1, 256, 1}, {5, 512, 2},  {33, 768, 3}, {16, 256, 5},
                                                {20, 1536, 7}, {50, 512, 13}, {17, 256, 29}};
   const std::vector<Problem> small_problems = {{7, 32, 1}, {21, 64, 4}, {18, 576, 1}, {19, 576, 26}, {4, 96, 6}, {9, 160, 12}};
-  const std::vector<Problem> plain_problems = {{1, 1, 1}, {3, 17, 2}, {19, 33, 5}, {34, 100, 9}, {21, 576, 4}, {18, 63, 31}};
+  const std::vector<Problem> plain_problems = {{1, 1, 1}, {3, 17, 2}, {19, 33, 5}, {34, 100, 9}, {21, 576, 4}, {18, 63, 31},
+                                               {9, 2055, 75}, {6, 1100, 130}};
   int tested = 0;
   for (const char* format : kFormats) {
     const bool plain = TestWeight(format, 1, 256, 1).view.block == 0, k = format[3] == 'k';
