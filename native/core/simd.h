@@ -37,12 +37,21 @@ inline VecI as_int(Vec v) { return reinterpret_cast<VecI>(v); }
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 
+constexpr int32_t kIotaValues[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+inline VecI iota() {
+  VecI v;
+  memcpy(&v, kIotaValues, sizeof v);
+  return v;
+}
+
+// Lanes fold onto each other by halves.
 inline float sum(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int half = kLanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  for (int half = kLanes / 2; half; half /= 2) v += __builtin_shuffle(v, iota() ^ half);
+  return v[0];
+}
+inline float largest(Vec v) {
+  for (int half = kLanes / 2; half; half /= 2) v = max(v, __builtin_shuffle(v, iota() ^ half));
+  return v[0];
 }
 
 // 0 <= n < kLanes values, the rest 0.

@@ -52,7 +52,7 @@ class Attention : public Task {
 
   Scratch scratch(int64_t tokens, int64_t, int threads) const override {
     if (tokens == 0) return {};
-    return {partial_floats() * static_cast<size_t>(max_partials(threads)) * 4, partial_floats() * 4};
+    return {partial_floats() * static_cast<size_t>(max_partials(threads)) * 4, (partial_floats() + query_floats()) * 4};
   }
 
   void run(const Run& run, Team& team) const override {
@@ -70,11 +70,12 @@ class Attention : public Task {
         for (int64_t tile = 0; tile < tiles(run, s); ++tile)
           for (int64_t piece = 0; piece < plan.pieces; ++piece, ++i) {
             if (i % team.size() != team.index()) continue;
-            float* partial = plan.pieces > 1 ? reinterpret_cast<float*>(run.shared) + i * partial_floats()
-                                             : reinterpret_cast<float*>(run.own[team.index()]);
+            float* own = reinterpret_cast<float*>(run.own[team.index()]);
+            float* partial =
+                plan.pieces > 1 ? reinterpret_cast<float*>(run.shared) + i * partial_floats() : own + query_floats();
             const int64_t own_row = run.query_starts[s] * heads_ + h;
             if (plan.store_inside) store(run, layer, {own_row, own_row + 1}, s);
-            attend(run, layer, {s, h, tile, piece}, plan.pieces, partial);
+            attend(run, layer, {s, h, tile, piece}, plan.pieces, own, partial);
             if (plan.pieces == 1) finish(run, {s, h, tile, 0}, partial);
           }
     if (plan.pieces > 1) merge(run, team, plan.pieces);
@@ -87,6 +88,7 @@ class Attention : public Task {
   };
 
   static int64_t max_partials(int threads) { return 4 * threads; }
+  size_t query_floats() const { return static_cast<size_t>((kMaxRows * dim_ + 15) / 16 * 16); }
   size_t partial_floats() const { return static_cast<size_t>(kMaxRows * pad_ + 2 * kMaxRows); }
 
   void find_cache(const NodeView& node, const std::vector<CacheSpec>& caches, int64_t layer) {
@@ -134,7 +136,8 @@ class Attention : public Task {
     }
   }
 
-  void attend(const Run& run, const CacheLayer& layer, const Item& item, int64_t pieces, float* partial) const {
+  void attend(const Run& run, const CacheLayer& layer, const Item& item, int64_t pieces, float* queries,
+              float* partial) const {
     const int64_t s = item.sequence, first_token = run.query_starts[s], n = new_tokens(run, s);
     const int64_t context = run.context_lens[s];
     AttentionArgs a;
@@ -146,7 +149,8 @@ class Attention : public Task {
     for (int r = 0; r < a.rows; ++r) {
       const int64_t row = item.tile * kMaxRows + r, token = row / group_, head = item.head * group_ + row % group_;
       const int64_t position = context - n + token;
-      a.q[r] = run.floats(q_) + ((first_token + token) * heads_ * group_ + head) * dim_;
+      const float* q = run.floats(q_) + ((first_token + token) * heads_ * group_ + head) * dim_;
+      for (int64_t d = 0; d < dim_; ++d) queries[d * a.rows + r] = q[d] * scale_;
       a.first[r] = window_ ? std::max<int64_t>(0, position - window_ + 1) : 0;
       a.last[r] = position + 1;
       least = std::min(least, a.first[r]);
@@ -155,7 +159,7 @@ class Attention : public Task {
     const int64_t each = ((context - start + pieces - 1) / pieces + kBlockSize - 1) / kBlockSize * kBlockSize;
     a.begin = std::min(context, start + item.piece * each);
     a.end = std::min(context, a.begin + each);
-    a.scale = scale_;
+    a.q = queries;
     a.softcap = softcap_;
     a.out = partial;
     a.max = partial + kMaxRows * pad_;

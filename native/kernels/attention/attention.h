@@ -1,6 +1,6 @@
 // Attention over a paged K/V cache: the part that one thread does for a few query rows of one K/V head.
 //
-//   s[r, j] = softcap(scale * q[r] . K[j]);  softcap(x) = cap * tanh(x / cap), or x where cap is 0
+//   s[r, j] = softcap(q[r] . K[j]);  softcap(x) = cap * tanh(x / cap), or x where cap is 0
 //   out[r]  = sum_j exp(s[r, j] - max[r]) * V[j] over the keys j in [first[r], last[r]) and [begin, end)
 //   sum[r]  = sum_j exp(s[r, j] - max[r]);  max[r] = max_j s[r, j], -inf where no key is seen
 //
@@ -46,9 +46,9 @@ struct AttentionArgs {
   const int32_t* blocks;         // key j lies in block blocks[j / kBlockSize], slot j % kBlockSize
   int64_t begin, end;            // keys of this call
   int rows;                      // 1 .. kMaxRows
-  const float* q[kMaxRows];      // each [key_dim]
+  const float* q;                // [key_dim, rows], already multiplied with the softmax scale
   int64_t first[kMaxRows], last[kMaxRows];
-  float scale, softcap;
+  float softcap;
   float* out;                    // [rows, value_pad]
   float* max;                    // [rows]
   float* sum;                    // [rows]

@@ -33,8 +33,7 @@ void attend_ref(const AttentionArgs& a) {
       const int64_t block = a.blocks[j / kBlockSize] * l.kv_heads + a.head, slot = j % kBlockSize;
       float s = 0;
       for (int64_t d = 0; d < l.key_dim; ++d)
-        s += a.q[r][d] * get(l.keys, (block * l.key_dim + d) * kBlockSize + slot, l.type);
-      s *= a.scale;
+        s += a.q[d * a.rows + r] * get(l.keys, (block * l.key_dim + d) * kBlockSize + slot, l.type);
       if (a.softcap > 0) s = a.softcap * std::tanh(s / a.softcap);
       if (s > max) {  // rescale what was added under the smaller maximum
         const float shrink = std::exp(max - s);

@@ -23,11 +23,12 @@ inline Vec load_cache(const uint8_t* base, int64_t i) {
     return load_half(reinterpret_cast<const uint16_t*>(base) + i, type == CacheType::bf16);
 }
 
-// scores[r, 0 : kBlockSize] = q[r] . K of one block, unscaled.
+// scores[r, 0 : kBlockSize] = q[r] . K of one block.
 template <int R, CacheType type>
 inline void block_scores(const AttentionArgs& a, int row0, const uint8_t* keys, float (*scores)[kChunk]) {
   constexpr int kSplit = R <= 2 ? 2 : 1;  // few rows: two sums per score, or the adder's latency limits
-  const int64_t dim = a.layer->key_dim;
+  const int64_t dim = a.layer->key_dim, stride = R == kMaxRows ? kMaxRows : a.rows;
+  const float* q = a.q + row0;
   for (int64_t slot = 0; slot < kBlockSize; slot += 2 * kLanes) {
     Vec acc[kSplit][R][2] = {};
     int64_t d = 0;
@@ -36,15 +37,15 @@ inline void block_scores(const AttentionArgs& a, int row0, const uint8_t* keys, 
         const Vec k0 = load_cache<type>(keys, (d + u) * kBlockSize + slot);
         const Vec k1 = load_cache<type>(keys, (d + u) * kBlockSize + slot + kLanes);
         for (int r = 0; r < R; ++r) {
-          const Vec q = splat(a.q[row0 + r][d + u]);
-          acc[u][r][0] += q * k0;
-          acc[u][r][1] += q * k1;
+          const Vec channel = splat(q[(d + u) * stride + r]);
+          acc[u][r][0] += channel * k0;
+          acc[u][r][1] += channel * k1;
         }
       }
     if (d < dim)
       for (int r = 0; r < R; ++r)
         for (int c = 0; c < 2; ++c)
-          acc[0][r][c] += splat(a.q[row0 + r][d]) * load_cache<type>(keys, d * kBlockSize + slot + c * kLanes);
+          acc[0][r][c] += splat(q[d * stride + r]) * load_cache<type>(keys, d * kBlockSize + slot + c * kLanes);
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < 2; ++c)
         store(&scores[r][slot + c * kLanes], kSplit == 2 ? acc[0][r][c] + acc[kSplit - 1][r][c] : acc[0][r][c]);
@@ -59,40 +60,37 @@ inline Vec soft_cap(Vec s, float cap) {
 // Scores of one row -> weights exp(s - max) in place; unseen keys get 0. Updates max and sum; returns what to multiply
 // the earlier results with. `start` is the key of scores[0], `n` a multiple of kBlockSize.
 inline float softmax_update(const AttentionArgs& a, int r, float* scores, int64_t start, int64_t n) {
-  const int64_t from = (a.begin > a.first[r] ? a.begin : a.first[r]) - start;
-  const int64_t to = (a.end < a.last[r] ? a.end : a.last[r]) - start;
-  const bool all = from <= 0 && to >= n;
+  int64_t from = (a.begin > a.first[r] ? a.begin : a.first[r]) - start;
+  int64_t to = (a.end < a.last[r] ? a.end : a.last[r]) - start;
+  from = from < 0 ? 0 : from < n ? from : n;
+  to = to < 0 ? 0 : to < n ? to : n;
+  const bool all = from == 0 && to == n;
+  const VecI low = splat_int(static_cast<int32_t>(from)), high = splat_int(static_cast<int32_t>(to));
   Vec top = splat(kMinusInf);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    Vec s = load(scores + i) * a.scale;
-    if (a.softcap > 0) s = soft_cap(s, a.softcap);
-    if (!all) {
-      VecI index = splat_int(static_cast<int32_t>(i));
-      for (int lane = 0; lane < kLanes; ++lane) index[lane] += lane;
-      const VecI seen = (index >= static_cast<int32_t>(from < -kChunk ? -kChunk : from)) &
-                        (index < static_cast<int32_t>(to > n ? n : to < 0 ? 0 : to));
-      s = seen ? s : splat(kMinusInf);
+  if (!all || a.softcap > 0) {
+    for (int64_t i = 0; i < n; i += kLanes) {
+      Vec s = load(scores + i);
+      if (a.softcap > 0) s = soft_cap(s, a.softcap);
+      const VecI index = iota() + static_cast<int32_t>(i);
+      store(scores + i, (index >= low) & (index < high) ? s : splat(kMinusInf));
     }
-    store(scores + i, s);
-    top = max(s, top);
   }
-  float lanes[kLanes];
-  store(lanes, top);
-  float largest = a.max[r];
-  for (float lane : lanes) largest = lane > largest ? lane : largest;
-  if (largest == kMinusInf) {
+  for (int64_t i = 0; i < n; i += kLanes) top = max(load(scores + i), top);
+  float most = largest(top);
+  most = most > a.max[r] ? most : a.max[r];
+  if (most == kMinusInf) {
     for (int64_t i = 0; i < n; i += kLanes) store(scores + i, Vec{});
     return 1;
   }
   Vec total = {};
   for (int64_t i = 0; i < n; i += kLanes) {
-    const Vec p = exp(load(scores + i) - largest);
+    const Vec p = exp(load(scores + i) - most);
     store(scores + i, p);
     total += p;
   }
-  const float shrink = exp(splat(a.max[r] - largest))[0];  // 0 at the first chunk: max was -inf
+  const float shrink = exp(splat(a.max[r] - most))[0];  // 0 at the first chunk: max was -inf
   a.sum[r] = a.sum[r] * shrink + sum(total);
-  a.max[r] = largest;
+  a.max[r] = most;
   return shrink;
 }
 

@@ -52,11 +52,10 @@ static AttentionArgs arguments(const Scene& s, const std::vector<float>& q, int 
   a.end = end;
   a.rows = rows;
   for (int i = 0; i < rows; ++i) {
-    a.q[i] = q.data() + i * s.key_dim;
     a.last[i] = std::max<int64_t>(1, s.context - (rows - 1 - i) / 2);  // pairs of rows share a position, as heads do
     a.first[i] = window ? std::max<int64_t>(0, a.last[i] - window) : 0;
   }
-  a.scale = 0.2f;
+  a.q = q.data();
   a.softcap = softcap;
   a.out = r.out.data();
   a.max = r.max;
@@ -67,7 +66,7 @@ static AttentionArgs arguments(const Scene& s, const std::vector<float>& q, int 
 static void check_definition() {
   Scene s(2, 5, 3, 40, CacheType::f32);
   s.store(attention_variants().back().kernel);
-  const auto q = random_floats(5, 3);
+  const auto q = random_floats(5, 3, 0.2f);
   Result r(s.layer.value_pad);
   const AttentionArgs a = arguments(s, q, 1, 0, 0, 0, 40, r);
   attend_ref(a);
@@ -75,7 +74,7 @@ static void check_definition() {
   for (int64_t j = 0; j < 40; ++j) {
     double score = 0;
     for (int64_t d = 0; d < 5; ++d) score += double(q[static_cast<size_t>(d)]) * s.k[static_cast<size_t>((j * 2 + 1) * 5 + d)];
-    const double p = std::exp(0.2f * score);
+    const double p = std::exp(score);
     sum += p;
     for (int64_t d = 0; d < 3; ++d) out[d] += p * s.v[static_cast<size_t>((j * 2 + 1) * 3 + d)];
   }
@@ -84,7 +83,7 @@ static void check_definition() {
 }
 
 static void compare(const Variant<AttentionKernel>& variant, Scene& s, int rows, int64_t window, float softcap) {
-  const auto q = random_floats(rows * s.key_dim, 21);
+  const auto q = random_floats(rows * s.key_dim, 21, 0.2f);
   const int64_t pad = s.layer.value_pad;
   Result want(pad), got(pad), other(pad);
   attend_ref(arguments(s, q, rows, window, softcap, 0, s.context, want));
