@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ def bench(
     err.print("tokens per second, greedy, one sequence", style="dim")
 
 
-def _row(model: Model, task: str, context: int, tokens: int, runs: int) -> dict[str, object]:
+def _row(model: Model, task: str, context: int, tokens: int, runs: int) -> dict[str, Any]:
     rates = []
     for run in range(runs + 1):  # the first warms caches and threads
         # ids differ between runs, so that no prefix is found in the cache

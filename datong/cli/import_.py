@@ -25,7 +25,7 @@ def import_(
     force: Annotated[bool, typer.Option("--force", help="Replace a package that is already there.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Turn a checkpoint into a package. In place, two files are written (graph.onnx, datong.json), no weight is read."""
+    """Turn a checkpoint into a package. In place, graph.onnx and datong.json are written and no weight is read."""
     from datong.package.create import import_checkpoint
     from datong.package.describe import describe
 
