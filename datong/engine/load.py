@@ -32,6 +32,7 @@ def load(
     threads: int | None = None,
     isa: str | None = None,
     cache_dtype: str | None = None,
+    activations: str | None = None,
     context: int | None = None,
     cache_tokens: int | None = None,
     step_tokens: int = STEP_TOKENS,
@@ -47,6 +48,7 @@ def load(
         threads: of the CPU backend; None: DATONG_THREADS, else the cores of this process.
         isa: forces one variant of the CPU kernels; None: DATONG_ISA, else the best one here.
         cache_dtype: f32, f16 or bf16; None: f32 if all weights are, else f16.
+        activations: what the CPU multiplies block weights with: i8 (the default, fast) or f32 (exact, slow).
         context: tokens of one sequence, at most the model's; None: the model's, at most 4096.
         cache_tokens: tokens of all sequences together; None: `context`.
         step_tokens: tokens of one step; longer prompts run in pieces.
@@ -72,6 +74,7 @@ def load(
         "threads": env.threads() if threads is None else _at_least_one("threads", threads),
         "isa": isa or env.isa(),
         "cache_dtype": cache_dtype,
+        "activations": activations,
         "max_tokens": step_tokens,
         "max_rows": step_rows,
     }

@@ -117,6 +117,7 @@ class Backend(Protocol):
     def compile(self, part: Part, package: str, options: Mapping[str, str]) -> Executable:
         """Make a part runnable; map or upload its weights once. Required.
 
-        options: `threads`, `isa`, `cache_dtype`, `max_tokens` (largest T), `max_rows` (largest R); all optional.
+        options: `threads`, `isa`, `cache_dtype`, `max_tokens` (largest T), `max_rows` (largest R); all optional,
+        and the backend's own, such as `activations` of cpu.
         Raises Unsupported for a node that `supports` refuses, DeviceError otherwise.
         """

@@ -57,6 +57,7 @@ class Task {
 struct BuildContext {
   CpuFeatures features;
   const std::vector<CacheSpec>* caches = nullptr;  // null: a question, not a compilation
+  bool exact = false;  // block weights meet f32 activations, not 8-bit ones
 };
 
 // Checks the node and picks its kernels. Throws Error(DT_UNSUPPORTED) with the reason, or Error(DT_INVALID).

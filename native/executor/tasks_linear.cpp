@@ -28,9 +28,9 @@ struct Preparation {
   size_t bytes;  // per token
 };
 
-const LinearKernel& pick_linear(const NodeView& node, const WeightView& view, const CpuFeatures& features) {
-  for (const LinearKernel& kernel : linear_kernels())
-    if (kernel.usable(features, view)) return kernel;
+const LinearKernel& pick_linear(const NodeView& node, const WeightView& view, const BuildContext& context) {
+  for (const LinearKernel& kernel : context.exact && view.block > 0 ? exact_linear_kernels() : linear_kernels())
+    if (kernel.usable(context.features, view)) return kernel;
   node.refuse(text("no kernel multiplies with weights of format %s", view.format));
 }
 
@@ -49,7 +49,7 @@ class LinearTask : public Task {
     if (view.in != in_)
       node.invalid(text("multiplies rows of %lld with a matrix of %lld columns", static_cast<long long>(in_),
                         static_cast<long long>(view.in)));
-    Matrix m{view, &pick_linear(node, view, context_.features), nullptr, -1, -1};
+    Matrix m{view, &pick_linear(node, view, context_), nullptr, -1, -1};
     if (output >= 0) {
       node.result(output, lead_, view.out);
       m.out = node.output_index(output);

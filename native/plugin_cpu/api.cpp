@@ -156,7 +156,7 @@ const char* const* fusions() { return fused_operators(); }
 
 dt_error* compile(dt_device* device, const dt_part* part, const dt_pairs* options, dt_program** out) {
   return guarded([&] {
-    check_options(options, {"cache_dtype", "max_tokens", "max_rows"});
+    check_options(options, {"activations", "cache_dtype", "max_tokens", "max_rows"});
     ProgramOptions o;
     if (const char* dtype = option(options, "cache_dtype")) {
       const char* names[] = {"f32", "f16", "bf16"};
@@ -165,6 +165,11 @@ dt_error* compile(dt_device* device, const dt_part* part, const dt_pairs* option
         throw Error(DT_INVALID, text("[cpu] option cache_dtype is f32, f16 or bf16, `%.40s` came", dtype));
       o.cache_type = static_cast<CacheType>(found - names);
       o.cache_type_given = true;
+    }
+    if (const char* kind = option(options, "activations")) {
+      if (std::strcmp(kind, "i8") && std::strcmp(kind, "f32"))
+        throw Error(DT_INVALID, text("[cpu] option activations is i8 or f32, `%.40s` came", kind));
+      o.exact = !std::strcmp(kind, "f32");
     }
     o.max_tokens = integer_option(options, "max_tokens", 0, 1, 1 << 24);
     o.max_rows = integer_option(options, "max_rows", 0, 1, 1 << 24);

@@ -70,4 +70,7 @@ struct LinearKernel {
 // Best first; the reference of each format last, which works everywhere.
 std::span<const LinearKernel> linear_kernels();
 
+// For block formats with activations left in f32, best first: linear_exact.cpp.
+std::span<const LinearKernel> exact_linear_kernels();
+
 }  // namespace datong
