@@ -11,7 +11,7 @@ NATIVE := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.c' -o -na
 
 demo: $(VENV)/.model
 	$(BIN)/datong inspect smollm2
-	$(BIN)/datong run smollm2 "Why does a bearing get hot before it fails?" --max-tokens 160
+	$(BIN)/datong run smollm2 "What is the capital of China, and what is it known for?"
 
 test: $(VENV)/.test $(VENV)/.model
 	scripts/check
