@@ -11,9 +11,10 @@
 namespace datong {
 namespace {
 
-// About 20 us on a 3 GHz core, a pause being some 50 cycles: longer than the gap between two nodes, shorter than a
-// scheduler tick. With more threads than cores nobody spins: the one that is waited for needs the core.
-constexpr int kSpins = 1000;
+// About 0.2 ms on a 3 GHz core, a pause being some 50 cycles: longer than a node takes, and than the engine needs between
+// two steps. Shorter ones were no better on a busy machine: whoever sleeps at one barrier is late at the next. With more
+// threads than processors nobody spins: the one that is waited for needs the processor.
+constexpr int kSpins = 10000;
 
 void pause() {
 #if DATONG_X86

@@ -14,6 +14,7 @@
  *   - Strings are UTF-8, NUL-terminated, and belong to whoever filled them in, for as long as the object lives.
  *   - Calls on different objects may come from different threads; calls on one object never overlap.
  *   - An absent optional node input has the value index -1.
+ *   - An array of structs has the stride of its first element's struct_size.
  */
 #ifndef DATONG_BACKEND_H
 #define DATONG_BACKEND_H
@@ -221,7 +222,9 @@ typedef struct dt_api {
   void (*cache_free)(dt_cache*);
   dt_error* (*cache_copy_block)(dt_cache*, int32_t source, int32_t target, dt_stream*);
 
-  /* run: required. Outputs are the program's; valid until the next run or program_free. stream NULL: synchronous. */
+  /* run: required. `inputs`: one per part input that is not named ids, positions or rows (those come with the step), in
+   * order. `outputs`: one per part output; run fills in dtype, rank, dims and data, which are the program's and valid
+   * until the next run or program_free. stream NULL: synchronous. */
   dt_error* (*run)(dt_program*, dt_cache*, const dt_step*, const dt_tensor* inputs, int32_t input_count,
                    dt_tensor* outputs, int32_t output_count, dt_stream*);
 

@@ -150,22 +150,38 @@ _HEADS = {"layer": 0, "num_heads": 2, "num_kv_heads": 2, "scale": 1.0}
         (Node("convolve", "c", ("x",), ("y",)), _values(_X, _Y), "no such operator"),
         (Node("add", "a", ("x",), ("y",)), _values(_X, _Y), "has 1 inputs, 2 to 2 are wanted"),
         (Node("add", "a", ("x", ""), ("y",)), _values(_X, _Y), "lacks input 1"),
-        (Node("add", "a", ("x", "z"), ("y",)), _values(_X, _Y, ("z", "input", (TOKENS, 9))), "wants width 8 for input 1"),
+        (
+            Node("add", "a", ("x", "z"), ("y",)),
+            _values(_X, _Y, ("z", "input", (TOKENS, 9))),
+            "wants width 8 for input 1",
+        ),
         (Node("add", "a", ("x", "x"), ("y",)), _values(_X, ("y", "temp", (TOKENS, 9))), "is declared [T, 9]"),
         (Node("glu", "g", ("x", "x"), ("y",), {"kind": "gelu"}), _values(_X, _Y), "only silu is known"),
         (Node("glu", "g", ("x", "x"), ("y",)), _values(_X, _Y), "lacks the text attribute `kind`"),
         (Node("linear", "l", ("x", "w"), ("y",)), _values(_X, _Y, ("w", "weight", (8, 9))), "matrix of 9 columns"),
         (Node("linear", "l", ("x", "x"), ("y",)), _values(_X, _Y), "wants a weight matrix as input 1"),
         (Node("rms_norm", "n", ("x", "w"), ("y",), {"eps": 0.0}), _values(_X, _Y, ("w", "weight", (8,))), "eps > 0"),
-        (Node("rms_norm", "n", ("x", "w"), ("y",), {"eps": 1.0}), _values(_X, _Y, ("w", "weight", (3,))), "does not divide"),
+        (
+            Node("rms_norm", "n", ("x", "w"), ("y",), {"eps": 1.0}),
+            _values(_X, _Y, ("w", "weight", (3,))),
+            "does not divide",
+        ),
         (Node("rope", "r", ("x", "x", "x"), ("y",), {"num_heads": 3}), _values(_X, _Y), "does not divide its row"),
-        (Node("attention", "t", ("x", "x", "x"), ("y",), {**_HEADS, "num_kv_heads": 3}), _values(_X, _Y), "num_kv_heads"),
+        (
+            Node("attention", "t", ("x", "x", "x"), ("y",), {**_HEADS, "num_kv_heads": 3}),
+            _values(_X, _Y),
+            "num_kv_heads",
+        ),
         (Node("attention", "t", ("x", "x", "x"), ("y",), {**_HEADS, "window": -1}), _values(_X, _Y), "window >= 0"),
-        (Node("slice", "s", ("x",), ("y",), {"group": 4, "start": 3, "length": 2}), _values(_X, _Y), "outside its group"),
+        (
+            Node("slice", "s", ("x",), ("y",), {"group": 4, "start": 3, "length": 2}),
+            _values(_X, _Y),
+            "outside its group",
+        ),
         (Node("add", "a", ("x", "x"), ("y",), {"list": (1, 2)}), _values(_X, _Y), "is a list"),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "op", ""),
-)  # fmt: skip
+)
 def test_every_no_has_a_reason(node: Node, values: dict[str, Value], reason: str) -> None:
     answer = CPU.supports(node, values)
     assert isinstance(answer, No) and reason in answer.reason
