@@ -1,6 +1,6 @@
 // Speed of the linear kernels: GEMV in GB/s of stored bytes beside plain reads of as many bytes, GEMM in GOP/s.
 //
-//   linear_bench [kernel substring] [gemv | gemm | all]    CSV on stdout
+//   linear_bench [kernel substring] [gemv | gemm | all] [OUTxIN]    CSV on stdout
 //
 // Each figure is the best of several short bursts. Threads are plain ones that split the rows, as the executor does; all
 // spin at a barrier, so that waking up is not measured.
@@ -147,10 +147,11 @@ void measure(const LinearKernel& k, const Copies& copies, int64_t bytes, const S
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string name = argc > 1 ? argv[1] : "", what = argc > 2 ? argv[2] : "all";
+  const std::string name = argc > 1 ? argv[1] : "", what = argc > 2 ? argv[2] : "all", shape = argc > 3 ? argv[3] : "";
   const CpuFeatures cpu = detect_cpu_features();
   std::printf("kernel,out,in,weights_in,tokens,threads,gb_per_s,plain_read_gb_per_s,gop_per_s\n");
   for (const Shape& s : {Shape{1536, 576}, Shape{576, 1536}, Shape{49152, 576}, Shape{2048, 8192}}) {
+    if (!shape.empty() && shape != std::to_string(s.out) + "x" + std::to_string(s.in)) continue;
     for (const char* format : kFormats) {
       if (format[3] == 'k' && s.in % 256) continue;
       std::unique_ptr<TestWeight> weight;

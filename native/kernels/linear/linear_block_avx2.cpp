@@ -17,11 +17,17 @@ namespace {
 inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
-// The first `count` (1 to 8) values of kBytes bytes each, the others zero.
-template <int kBytes>
-inline __m128i load_some(const uint8_t* p, int64_t count) {
+// The first `count` (1 to 7) halves at p, the others zero. `after`: 16 bytes before p + 2 * count may be read, which is
+// quick; byte by byte, the load waits for the stores.
+inline __m128i load_halves(const uint8_t* p, int64_t count, bool after) {
+  if (after) {
+    alignas(32) static const uint8_t kShift[32] = {0,   1,   2,   3,   4,   5,   6,   7,   8,   9,   10,
+                                                   11,  12,  13,  14,  15,  128, 128, 128, 128, 128, 128,
+                                                   128, 128, 128, 128, 128, 128, 128, 128, 128, 128};
+    return _mm_shuffle_epi8(load128(p + 2 * count - 16), load128(kShift + 16 - 2 * count));
+  }
   uint8_t copy[16] = {};
-  for (int64_t i = 0; i < count * kBytes; ++i) copy[i] = p[i];
+  for (int64_t i = 0; i < 2 * count; ++i) copy[i] = p[i];
   return load128(copy);
 }
 
@@ -33,7 +39,7 @@ inline float half_at(const uint8_t* p) {
 template <Fmt F, bool kFull>
 inline __m256 levels8(const uint8_t* one, const uint8_t* super, int64_t b, int64_t count) {
   if constexpr (!Traits<F>::two_level) {
-    return _mm256_cvtph_ps(kFull ? load128(one + 2 * b) : load_some<2>(one + 2 * b, count));
+    return _mm256_cvtph_ps(kFull ? load128(one + 2 * b) : load_halves(one + 2 * b, count, b > 0));
   } else {  // whole super blocks: 8 blocks always exist
     constexpr int64_t kPerSuper = Traits<F>::super / Traits<F>::block;
     const __m128i k = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(one + b));
@@ -124,13 +130,12 @@ inline void eight_blocks(__m256 acc[R][T], const Matrix<F>& w, int64_t row, cons
     }
   }
   const int64_t first = b / kChunkBlocks<F>;
-  const int64_t chunks = kFull ? 8 / kChunkBlocks<F> : (count + kChunkBlocks<F> - 1) / kChunkBlocks<F>;
-  for (int64_t c = 0; c < chunks; ++c) {
+  const auto chunk = [&](int64_t c) __attribute__((always_inline)) {
     const __m256i lanes = scale_lanes<F>(c);
     const bool half = !kFull && Traits<F>::nibbles && 2 * c + 1 == count;  // an odd number of nibble blocks
     UNROLL for (int r = 0; r < R; ++r) {
       const uint8_t* p = w.codes + (row + r) * w.codes_stride + (first + c) * 32;
-      _mm_prefetch(w.codes + row * w.codes_stride + ahead + ((first + c) * R + r) * 32, _MM_HINT_T1);
+      if (T == 1) _mm_prefetch(w.codes + row * w.codes_stride + ahead + ((first + c) * R + r) * 32, _MM_HINT_T1);
       __m256i codes = half ? _mm256_zextsi128_si256(load128(p)) : load256(p);
       if (kHasBias<F>) codes = _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(Traits<F>::nibbles ? 0x88 : 0x80)));
       UNROLL for (int t = 0; t < T; ++t) {
@@ -139,6 +144,13 @@ inline void eight_blocks(__m256 acc[R][T], const Matrix<F>& w, int64_t row, cons
         acc[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), _mm256_permutevar8x32_ps(s[r][t], lanes), acc[r][t]);
       }
     }
+  };
+  if constexpr (kFull) {
+    UNROLL for (int c = 0; c < 8 / kChunkBlocks<F>; ++c) chunk(c);
+  } else {
+    const int64_t chunks = (count + kChunkBlocks<F> - 1) / kChunkBlocks<F>;
+#pragma GCC unroll 1
+    for (int64_t c = 0; c < chunks; ++c) chunk(c);
   }
 }
 

@@ -68,10 +68,11 @@ void check(const LinearKernel& k, const TestWeight& weight, const Problem& p, bo
 
   const std::vector<double> dense = weight.dense();
   const bool rounds_x = std::strstr(k.name, "avx512bf16") != nullptr;  // activations rounded to bf16
+  const bool quantises = w.block > 0 && std::strstr(k.name, "exact") == nullptr;
   double worst_ratio = 0;
   for (int64_t t = 0; t < p.tokens; ++t) {
     const float* a = x.data() + t * x_stride;
-    const std::vector<double> q = w.block ? quantised(a, p.in) : std::vector<double>(a, a + p.in);
+    const std::vector<double> q = quantises ? quantised(a, p.in) : std::vector<double>(a, a + p.in);
     for (int64_t o = 0; o < p.out; ++o) {
       double seen = 0, exact = 0, size = 0, bound = 0;
       for (int64_t i = 0; i < p.in; ++i) {
@@ -81,7 +82,7 @@ void check(const LinearKernel& k, const TestWeight& weight, const Problem& p, bo
         size += weight.size_at(o, i) * std::fabs(a[i]);
       }
       // Quantising x moves each element by at most half a step.
-      for (int64_t b = 0; w.block && b < p.in; b += 32) {
+      for (int64_t b = 0; quantises && b < p.in; b += 32) {
         float top = 0;
         double sum = 0;
         for (int64_t i = b; i < b + 32; ++i) {
@@ -141,6 +142,8 @@ int main(int argc, char** argv) {
   const std::vector<Problem> small_problems = {{7, 32, 1}, {21, 64, 4}, {18, 576, 1}, {19, 576, 26}, {4, 96, 6}, {9, 160, 12}};
   const std::vector<Problem> plain_problems = {{1, 1, 1}, {3, 17, 2}, {19, 33, 5}, {34, 100, 9}, {21, 576, 4}, {18, 63, 31},
                                                {9, 2055, 75}, {6, 1100, 130}};
+  std::vector<LinearKernel> kernels(linear_kernels().begin(), linear_kernels().end());
+  kernels.insert(kernels.end(), exact_linear_kernels().begin(), exact_linear_kernels().end());
   int tested = 0;
   for (const char* format : kFormats) {
     const bool plain = TestWeight(format, 1, 256, 1).view.block == 0, k = format[3] == 'k';
@@ -150,11 +153,11 @@ int main(int argc, char** argv) {
     for (const Problem& p : problems) {
       const TestWeight weight(format, p.out, p.in, static_cast<uint32_t>(p.out * 1000 + p.in));
       bool reference = false;
-      for (const LinearKernel& kernel : linear_kernels()) {
+      for (const LinearKernel& kernel : kernels) {
         if (argc > 1 && !std::strstr(kernel.name, argv[1])) continue;
         if (!kernel.usable(cpu, weight.view)) continue;
         ++tested;
-        reference |= std::strstr(kernel.name, "_ref") != nullptr;
+        reference |= std::strstr(kernel.name, format) && std::strstr(kernel.name, "_ref");
         check(kernel, weight, p, false);
         check(kernel, weight, p, true);
         if (p.in == 512) check_batching(kernel, weight);
