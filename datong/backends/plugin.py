@@ -105,6 +105,11 @@ class PluginBackend:
             raise
         return PluginExecutable(self.name, program, part)
 
+    def check_options(self, options: Mapping[str, str]) -> None:
+        """Raises DeviceError if device 0 cannot be opened with these options."""
+        with _errors(self.name):
+            self._plugin.open_device(0, sorted(options.items()))
+
     def _open(self, options: Mapping[str, str]) -> _native.Device:
         """Device 0 with these options; parts with the same options share it, and so its threads."""
         key = tuple(sorted((k, str(v)) for k, v in options.items()))

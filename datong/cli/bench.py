@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from datong.cli import options
-from datong.cli.console import err, out, print_json
+from datong.cli.console import err, print_json, show
+from datong.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from datong.engine.model import Model
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 def bench(
     model: options.Model,
-    prefill: Annotated[list[int] | None, typer.Option(help="Prompt lengths; default 128 and 512.")] = None,
-    decode: Annotated[list[int] | None, typer.Option(help="Contexts at which to decode; default 16 and 512.")] = None,
-    tokens: Annotated[int, typer.Option(min=2, help="Tokens to decode in each run.")] = 64,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each, after one warm-up.")] = 5,
+    prefill: Annotated[
+        list[int] | None, typer.Option(metavar="N", min=1, help="Prompt length; several times; default 128 and 512.")
+    ] = None,
+    decode: Annotated[
+        list[int] | None, typer.Option(metavar="N", min=1, help="Context to decode at; several; default 16 and 512.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to decode in each run.")] = 64,
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each, after one warm-up.")] = 5,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     isa: options.Isa = None,
@@ -28,13 +32,25 @@ def bench(
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure tokens per second: median, least and most over the runs."""
+    """Measure tokens per second: median, least, most."""
     from datong.cli.loading import open_model
 
     opened = open_model(
-        model, device, threads=threads, isa=isa, cache_dtype=cache_dtype, context=context, strict=strict
+        model,
+        device,
+        threads=threads,
+        isa=isa,
+        cache_dtype=cache_dtype,
+        context=context,
+        strict=strict,
+        text=False,
     )
     room = opened.context - tokens
+    for length in (*(prefill or ()), *(decode or ())):
+        if length > room:
+            raise InvalidRequest(
+                "bench", f"{length} tokens and {tokens} more should fit a context of {opened.context}", "see --context"
+            )
     rows = [_row(opened, "prefill", n, tokens, runs) for n in prefill or (128, 512) if n <= room]
     rows += [_row(opened, "decode", n, tokens, runs) for n in decode or (16, 512) if n <= room]
     facts = {
@@ -52,11 +68,13 @@ def bench(
     table = Table("task", "context", "median", "least", "most", box=None, pad_edge=False)
     for row in rows:
         table.add_row(row["task"], str(row["context"]), *(f"{row[k]:.1f}" for k in ("median", "least", "most")))
-    out.print(table)
+    show(table)
     err.print("tokens per second, greedy, one sequence", style="dim")
 
 
 def _row(model: Model, task: str, context: int, tokens: int, runs: int) -> dict[str, Any]:
+    from statistics import median
+
     rates = []
     for run in range(runs + 1):  # the first warms caches and threads
         # ids differ between runs, so that no prefix is found in the cache
@@ -65,6 +83,6 @@ def _row(model: Model, task: str, context: int, tokens: int, runs: int) -> dict[
         timings = result.timings
         rates.append(timings.decode_rate if task == "decode" else timings.prefill_rate)
     return {
-        "task": task, "context": context, "median": statistics.median(rates[1:]), "least": min(rates[1:]),
+        "task": task, "context": context, "median": median(rates[1:]), "least": min(rates[1:]),
         "most": max(rates[1:]),
     }  # fmt: skip

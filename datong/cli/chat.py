@@ -3,81 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from datong.cli import options
-from datong.cli.console import err
-from datong.errors import DatongError
+from datong.cli.console import err, report_error, write
+from datong.errors import ContextOverflow, DatongError
 
 if TYPE_CHECKING:
     from datong.engine.session import Session
 
 
-def _help(session: Session, rest: str) -> None:
-    for name, (_, meaning) in COMMANDS.items():
-        err.print(f"  {name:<18}{meaning}", markup=False)
-    err.print("  Ctrl-C stops an answer, Ctrl-D ends the conversation", markup=False)
-
-
-def _clear(session: Session, rest: str) -> None:
-    session.clear()
-    err.print("the conversation starts anew", style="dim")
-
-
-def _system(session: Session, rest: str) -> None:
-    session.system = rest or None
-    session.clear()
-    err.print(f"system message {'set' if rest else 'removed'}; the conversation starts anew", style="dim")
-
-
-def _history(session: Session, rest: str) -> None:
-    for message in session.messages:
-        err.print(f"{message['role']}: {message['content']}", markup=False)
-
-
-def _set(session: Session, rest: str) -> None:
-    from datong.engine.sampler import SamplingParams
-
-    if not rest:
-        err.print(", ".join(f"{k}={v}" for k, v in session.options.items()), markup=False)
-        return
-    name, _, value = rest.partition(" ")
-    kinds = {"max_tokens": int, "top_k": int, "seed": int, "temperature": float, "top_p": float, "min_p": float,
-             "repetition_penalty": float}  # fmt: skip
-    if name not in kinds:
-        raise DatongError("chat", f"`{name}` is no setting", f"settings: {', '.join(kinds)}")
-    try:
-        changed = {**session.options, name: kinds[name](value)}
-    except ValueError:
-        raise DatongError("chat", f"`{name}` takes a number, `{value}` came") from None
-    SamplingParams(**{k: v for k, v in changed.items() if k != "max_tokens"})  # refuses values out of range
-    session.options = changed
-
-
-def _quit(session: Session, rest: str) -> None:
-    raise EOFError
-
-
-COMMANDS: dict[str, tuple[Callable[[Session, str], None], str]] = {
-    "/help": (_help, "this list"),
-    "/clear": (_clear, "forget the conversation"),
-    "/system TEXT": (_system, "set the system message; without TEXT, remove it"),
-    "/set NAME VALUE": (_set, "a sampling setting: /set temperature 0.7; without NAME, show them"),
-    "/history": (_history, "show the conversation"),
-    "/quit": (_quit, "end"),
-}
-ACTIONS = {name.split()[0]: action for name, (action, _) in COMMANDS.items()}
-
-
 def chat(
     model: options.Model,
     max_tokens: options.MaxTokens = 1024,
-    temperature: options.Temperature = 0.0,
-    top_k: options.TopK = 0,
-    top_p: options.TopP = 1.0,
-    min_p: options.MinP = 0.0,
-    repetition_penalty: options.RepetitionPenalty = 1.0,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
     seed: options.Seed = None,
     system: options.System = None,
     device: options.Device = "cpu",
@@ -87,68 +30,104 @@ def chat(
     context: options.Context = None,
     strict: options.Strict = False,
 ) -> None:
-    """Talk with a model. `/help` lists the commands."""
-    from datong.cli.loading import open_model
+    r"""Talk with a model; /help lists the commands.
+
+    Ctrl-C stops an answer, Ctrl-D ends the conversation; a line that ends with \ goes on in the next one.
+
+    Sampling settings that are not given come from the package's generation_config.json; without one, temperature 0.6
+    and top-p 0.9.
+    """
+    from datong.cli.chat_commands import check_settings
+    from datong.cli.loading import need_chat_template, open_model
+    from datong.cli.sampling import CONVERSATION, sampling, sentence
 
     opened = open_model(
         model, device, threads=threads, isa=isa, cache_dtype=cache_dtype, context=context, strict=strict
     )
-    opened.chat_template()  # a package without one is refused before the first line is typed
-    session = opened.session(
-        system,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
+    need_chat_template(opened, model)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+             "repetition_penalty": repetition_penalty, "seed": seed}  # fmt: skip
+    settings = sampling(opened.package, given, CONVERSATION)
+    check_settings({"max_tokens": max_tokens, **settings})
+    session = opened.session(system, max_tokens=max_tokens, **settings)
     if sys.stdin.isatty():
-        import readline  # noqa: F401  # gives input() line editing and history
+        err.print(
+            f"{model} on {device}, context {opened.context} tokens, {sentence(settings)} · /help for commands",
+            style="dim",
+            markup=False,
+        )
+    _converse(session)
 
-        err.print(f"{opened.package.manifest.model.name} on {device} · /help for commands", style="dim", markup=False)
+
+def _converse(session: Session) -> None:
+    """Lines until the end of the input."""
     while True:
         try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
+            line = read_message()
         except EOFError:
-            break
+            if sys.stdin.isatty():
+                err.print()  # the shell's prompt gets a line of its own
+            return
         except KeyboardInterrupt:
             err.print("\nCtrl-D or /quit ends the conversation", style="dim")
             continue
         try:
             if line and not _turn(session, line):
-                break
-        except DatongError as error:  # a bad setting, or a full context: the conversation goes on
-            from datong.cli.console import report_error
-
+                return
+        except KeyboardInterrupt:
+            err.print("\nstopped", style="yellow")
+        except ContextOverflow as error:
+            report_error(ContextOverflow(error.where, error.message, "/clear forgets the conversation"))
+        except DatongError as error:  # such as a bad setting: the conversation goes on
             report_error(error)
 
 
-def _turn(session: Session, line: str) -> bool:
-    """One line typed; False ends the conversation."""
-    if line.startswith("/"):
-        name, _, rest = line.partition(" ")
-        if name not in ACTIONS:
-            raise DatongError("chat", f"`{name}` is no command", "/help lists them")
-        try:
-            ACTIONS[name](session, rest.strip())
-        except EOFError:
-            return False
-        return True
-    from datong.cli.loading import print_timings
+def read_message() -> str:
+    r"""One message, without blanks around it. Pasted lines come as one; a `\` at the end of a line asks for the next.
 
-    chunks = session.stream(line)
+    Raises EOFError at the end of the input.
+    """
+    lines: list[str] = []
+    while True:
+        line = _read_line("> " if not lines else ". ")
+        if not line.endswith("\\"):
+            return "\n".join([*lines, line]).strip()
+        lines.append(line[:-1])
+
+
+def _read_line(prompt: str) -> str:
+    if not sys.stdin.isatty():
+        return input()
+    import readline  # gives input() line editing, history, and lines of any length
+
+    if readline.__doc__ and "libedit" not in readline.__doc__:
+        readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines come as one message
+    if sys.stdout.isatty():
+        return input(prompt)
+    err.print(prompt, end="")  # stdout carries answers only
+    return input()
+
+
+def _turn(session: Session, line: str) -> bool:
+    """One message typed; False ends the conversation."""
+    from datong.cli import chat_commands
+    from datong.cli.loading import print_timings, text_of
+
+    if line.startswith("/"):
+        return chat_commands.execute(session, line)
+    chunks = session.stream(text_of(line, "the line"))
+    shown, interrupted = "", False
     try:
         for chunk in chunks:
-            sys.stdout.write(chunk.text)
-            sys.stdout.flush()
+            write(chunk.text)
+            shown = chunk.text or shown
     except KeyboardInterrupt:
-        err.print("\nstopped", style="yellow")
+        interrupted = True
     finally:
         chunks.close()  # type: ignore[attr-defined]  # a generator: gives the blocks back
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+    write("" if shown.endswith("\n") else "\n")
+    if interrupted:
+        err.print("stopped", style="yellow")
     if session.last is not None:
         print_timings(session.last)
     return True

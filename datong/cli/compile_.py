@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from datong.cli import options
-from datong.cli.console import err, print_json, progress
+from datong.cli.console import err, print_json, progress, write
 
 
 def compile_(
@@ -20,7 +19,10 @@ def compile_(
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compile for a device without running; --explain says which implementation runs each operator, or why not."""
+    """Compile for a device, without running.
+
+    --explain says which implementation runs each operator, or why none does.
+    """
     from datong.backends.registry import backend_for
     from datong.compiler.explain import explain as text
     from datong.compiler.explain import explain_data, explain_unsupported
@@ -37,12 +39,12 @@ def compile_(
         program = compile_package(package, backends, strict=strict)
     except Unsupported as error:
         if explain:
-            sys.stdout.write(explain_unsupported(error))
+            write(explain_unsupported(error))
         raise
     if as_json:
         print_json(explain_data(program, backends))
     elif explain:
-        sys.stdout.write(text(program, backends))
+        write(text(program, backends))
     else:
         nodes = sum(len(part.nodes) for part in program.parts)
         err.print(f"compiled {package.root}: {nodes} nodes in {len(program.parts)} part(s)", markup=False)

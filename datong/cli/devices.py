@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datong.cli import options
-from datong.cli.console import out, print_json
+from datong.cli.console import print_json, show
 
 
 def devices(as_json: options.Json = False) -> None:
-    """List the devices of this machine, and how we know that programs run on them."""
+    """List the devices of this machine.
+
+    The evidence says how we know that programs run on them.
+    """
     from rich.table import Table
+    from rich.text import Text
 
     from datong.backends.registry import devices as present
 
@@ -29,5 +33,5 @@ def devices(as_json: options.Json = False) -> None:
         return
     table = Table("device", "description", "memory", "evidence", box=None, pad_edge=False)
     for d in found:
-        table.add_row(d.name, d.description, f"{d.memory_bytes / 2**30:.1f} GiB", d.evidence)
-    out.print(table)
+        table.add_row(Text(d.name), Text(d.description), f"{d.memory_bytes / 2**30:.1f} GiB", Text(d.evidence))
+    show(table)

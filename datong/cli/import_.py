@@ -14,18 +14,25 @@ from datong.cli.inspect_ import print_facts
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="A Hugging Face directory or a .gguf file.", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A Hugging Face directory or a .gguf file.", show_default=False)
+    ],
     target: Annotated[
         Path | None,
         typer.Argument(
-            help="New directory; default: in place for a directory, beside the file for a .gguf.", show_default=False
+            metavar="TARGET",
+            help="New directory; default: in place for a directory, beside the file for a .gguf.",
+            show_default=False,
         ),
     ] = None,
     hash_: Annotated[bool, typer.Option("--hash", help="Also hash the contents: reads every weight.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a package that is already there.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Turn a checkpoint into a package. In place, graph.onnx and datong.json are written and no weight is read."""
+    """Turn a checkpoint into a package.
+
+    In place, graph.onnx and datong.json are written beside the weights, and no weight is read.
+    """
     from datong.package.create import import_checkpoint
     from datong.package.describe import describe
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from datong.cli import options
-from datong.cli.console import out, print_json, progress
+from datong.cli.console import print_json, progress, show
 
 
 def inspect_(model: options.Model, as_json: options.Json = False) -> None:
-    """Show operators, element types, sizes, cache per token, context and licence of a package."""
+    """Show what is in a package.
+
+    Operators, element types, sizes, cache per token, context length and licence.
+    """
     from datong.package.describe import describe
     from datong.package.store import resolve
 
@@ -25,4 +28,4 @@ def print_facts(facts: dict[str, Any]) -> None:
     """The tables of `package.describe`, on stdout."""
     from datong.package.describe import render
 
-    out.print(render(facts))
+    show(render(facts))

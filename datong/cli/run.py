@@ -9,25 +9,30 @@ from typing import Annotated
 import typer
 
 from datong.cli import options
-from datong.cli.console import err, print_json
+from datong.cli.console import err, print_json, write
+from datong.errors import InvalidRequest
 
 
 def run(
     model: options.Model,
-    prompt: Annotated[str, typer.Argument(help="What to say; `-` reads it from stdin.", show_default=False)],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What to say; `-` reads it from stdin.", show_default=False)
+    ],
     max_tokens: options.MaxTokens = 512,
-    temperature: options.Temperature = 0.0,
-    top_k: options.TopK = 0,
-    top_p: options.TopP = 1.0,
-    min_p: options.MinP = 0.0,
-    repetition_penalty: options.RepetitionPenalty = 1.0,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
     system: options.System = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as it is, without the chat template.")
     ] = False,
-    logprobs: Annotated[int | None, typer.Option(help="With --json: also this many alternatives per token.")] = None,
+    logprobs: Annotated[
+        int | None, typer.Option(metavar="N", help="With --json: also this many alternatives per token.")
+    ] = None,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     isa: options.Isa = None,
@@ -36,37 +41,44 @@ def run(
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
-    """Answer one prompt; the text streams to stdout, timings go to stderr."""
-    from datong.cli.loading import open_model, print_timings, prompt_of
+    """Answer one prompt: text to stdout, timings to stderr.
 
-    text = sys.stdin.read() if prompt == "-" else prompt
+    Sampling settings that are not given come from the package's generation_config.json; without one the answer is
+    greedy, the same each time. Ctrl-C ends the answer, with exit code 130.
+    """
+    from datong.cli.loading import open_model, print_timings, prompt_of, text_of
+    from datong.cli.sampling import GREEDY, sampling
+
+    if logprobs is not None and not as_json:
+        raise InvalidRequest("run", "--logprobs are part of the JSON output, --json was not given", "add --json")
+    text = text_of(sys.stdin.read() if prompt == "-" else prompt, "stdin" if prompt == "-" else "the prompt")
     opened = open_model(
         model, device, threads=threads, isa=isa, cache_dtype=cache_dtype, context=context, strict=strict
     )
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+             "repetition_penalty": repetition_penalty, "seed": seed}  # fmt: skip
     answer = opened.generate(
         prompt_of(opened, text, system, raw),
         stream=True,
         max_tokens=max_tokens,
         stop=stop or (),
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
         logprobs=logprobs,
+        **sampling(opened.package, given, GREEDY),
     )
+    interrupted = False
     with answer:
         try:
             for chunk in answer:
                 if not as_json:
-                    sys.stdout.write(chunk.text)
-                    sys.stdout.flush()
+                    write(chunk.text)
         except KeyboardInterrupt:
-            err.print("\nstopped", style="yellow")
+            interrupted = True
     if as_json:
         print_json(asdict(answer.result))
-        return
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    print_timings(answer.result)
+    else:
+        write("" if answer.result.text.endswith("\n") else "\n")
+        if interrupted:
+            err.print("stopped", style="yellow")
+        print_timings(answer.result)
+    if interrupted:
+        raise typer.Exit(130)

@@ -7,7 +7,10 @@ from datong.cli.console import err, progress
 
 
 def seal(package: options.PackageDir, device: options.Device = "cpu") -> None:
-    """Hash every file and record the top logits of fixed prompts. Rewrites datong.json only."""
+    """Hash every file and record golden vectors.
+
+    Golden vectors are the top logits of fixed prompts. Only datong.json is rewritten.
+    """
     from datong.engine.load import load
     from datong.package.reader import open_package
     from datong.package.seal import seal as seal_package

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from datong.cli import options
-from datong.cli.console import out, print_json, progress
+from datong.cli.console import err, print_json, progress, show
 
 
 def verify(
@@ -18,7 +18,10 @@ def verify(
     ] = True,
     as_json: options.Json = False,
 ) -> None:
-    """Check schema, paths, offsets, hashes, the graph and the golden vectors. Exit code 1 if any check fails."""
+    """Check that a package is what it says it is.
+
+    Schema, paths, offsets, hashes, the graph and the golden vectors; exit code 1 if a check fails.
+    """
     from datong.package.reader import open_package
     from datong.package.verify import verify as check
 
@@ -33,6 +36,8 @@ def verify(
     if as_json:
         print_json(result.as_dict())
     else:
-        out.print(result.render())
+        show(result.render())
     if not result.ok:
+        failed = [check.name for check in result.checks if check.status == "failed"]
+        err.print(f"{len(failed)} of {len(result.checks)} checks failed: {', '.join(failed)}", markup=False)
         raise typer.Exit(1)

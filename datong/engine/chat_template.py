@@ -77,15 +77,15 @@ class ChatTemplate:
         try:
             return str(run())
         except TemplateLimitError as e:
-            raise TemplateError(
-                "chat template", f"it asked for {e}", "the template loops or is broken; use the model's original one"
-            ) from None
+            raise TemplateError("chat template", f"it asked for {e}", _BROKEN) from None
         except jinja2.exceptions.SecurityError as e:
             raise TemplateError(
                 "chat template", f"it reached for what it may not: {e}", "do not use templates that do this"
             ) from None
         except jinja2.exceptions.TemplateError as e:
             raise TemplateError("chat template", f"it refused the messages: {e}", _HINT) from None
+        except OverflowError as e:  # of Jinja's `range`
+            raise TemplateError("chat template", f"it asked for too much: {e}", _BROKEN) from None
         except RecursionError:
             raise TemplateError("chat template", "it calls itself without end", _HINT) from None
         except MemoryError:
@@ -94,6 +94,7 @@ class ChatTemplate:
             raise TemplateError("chat template", f"it failed with {type(e).__name__}: {e}", _HINT) from None
 
 
+_BROKEN = "the template loops or is broken; use the model's original one"
 _HINT = "are role and content of each message what this model's template expects?"
 
 

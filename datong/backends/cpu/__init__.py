@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from datong import env
 from datong.backends.plugin import PluginBackend
 from datong.errors import BackendMissing
 
@@ -20,5 +21,8 @@ def library_path() -> Path:
 
 
 def create() -> PluginBackend:
-    """The backend named `cpu`."""
-    return PluginBackend(library_path(), evidence="measured")
+    """The backend named `cpu`. Raises DeviceError when DATONG_ISA names no variant that this processor has."""
+    backend = PluginBackend(library_path(), evidence="measured")
+    if name := env.isa():  # else every node would be refused, one by one
+        backend.check_options({"isa": name, "threads": "1"})
+    return backend
