@@ -39,8 +39,8 @@ void run_exact(const WeightView& w, const float* x, int64_t x_stride, const void
   }
 }
 
-bool with_avx512(const CpuFeatures& cpu, const WeightView& w) { return cpu.avx512 && w.block > 0; }
-bool with_avx2(const CpuFeatures& cpu, const WeightView& w) { return cpu.avx2 && w.block > 0; }
+[[maybe_unused]] bool with_avx512(const CpuFeatures& cpu, const WeightView& w) { return cpu.avx512 && w.block > 0; }
+[[maybe_unused]] bool with_avx2(const CpuFeatures& cpu, const WeightView& w) { return cpu.avx2 && w.block > 0; }
 bool always(const CpuFeatures&, const WeightView& w) { return w.block > 0; }
 
 template <KernelTable (*plain)()>
