@@ -126,8 +126,6 @@ def _turn(session: Session, line: str) -> bool:
     finally:
         chunks.close()  # type: ignore[attr-defined]  # a generator: gives the blocks back
     write("" if shown.endswith("\n") else "\n")
-    if interrupted:
-        err.print("stopped", style="yellow")
     if session.last is not None:
-        print_timings(session.last)
+        print_timings(session.last, interrupted)
     return True

@@ -55,11 +55,12 @@ def _tell_what_runs_elsewhere(model: Model, device: str) -> None:
         warn(f"{op} x{count} runs on {backend}, not on {device}; `datong compile --explain` says why")
 
 
-def print_timings(result: Result) -> None:
+def print_timings(result: Result, interrupted: bool) -> None:
     """`prompt 34 tokens, 812 tokens/s · answer 120 tokens, 164 tokens/s · first after 0.05 s`, on stderr."""
     t = result.timings
+    if interrupted:
+        err.print("stopped" if result.tokens else "stopped before the first token", style="yellow")
     if not result.tokens:
-        err.print("stopped before the first token", style="dim")
         return
     cached = f" ({result.cached_tokens} cached)" if result.cached_tokens else ""
     rate = f", {t.decode_rate:.1f} tokens/s" if t.decode_tokens else ""

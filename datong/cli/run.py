@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from datong.cli import options
-from datong.cli.console import err, print_json, write
+from datong.cli.console import print_json, write
 from datong.errors import InvalidRequest
 
 
@@ -77,8 +77,6 @@ def run(
         print_json(asdict(answer.result))
     else:
         write("" if answer.result.text.endswith("\n") else "\n")
-        if interrupted:
-            err.print("stopped", style="yellow")
-        print_timings(answer.result)
+        print_timings(answer.result, interrupted)
     if interrupted:
         raise typer.Exit(130)

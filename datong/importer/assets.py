@@ -1,6 +1,7 @@
 """What lies beside the weights of a Hugging Face directory: tokenizer, chat template, defaults, licence. Carried as is.
 
 Nothing is interpreted here but the licence's name. A checkpoint without a tokenizer is importable: it takes token ids.
+One with a damaged tokenizer is not.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from datong.errors import TokenizerError
 from datong.importer import files
 
 # Files by name that a package keeps where the source has them; the rest of a directory is not the package's.
@@ -48,6 +50,22 @@ def carried_files(directory: Path) -> list[str]:
 def has_tokenizer(names: list[str]) -> bool:
     """Is a tokenizer among the carried files?"""
     return any(name in TOKENIZER for name in names)
+
+
+def check_tokenizer(directory: Path, names: list[str]) -> None:
+    """Can tokenizer.json, if there is one, be used? Raises TokenizerError, which names the field."""
+    if "tokenizer.json" not in names:
+        return
+    from tokenizers import Tokenizer
+
+    data = files.read_bytes(directory, "tokenizer.json")
+    try:
+        Tokenizer.from_buffer(data)
+    except Exception as error:  # the library raises bare Exception
+        reason = str(error).removeprefix("Cannot instantiate Tokenizer from buffer: ")
+        raise TokenizerError(
+            "import", f"`tokenizer.json` cannot be read: {reason}", "use the model's original tokenizer.json"
+        ) from None
 
 
 def licence(directory: Path, names: list[str]) -> str | None:

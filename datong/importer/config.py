@@ -18,6 +18,7 @@ REQUIRED: Any = object()
 _TRAINING = "acts in training only"
 _TOKENS = "token ids are the tokenizer's and generation_config.json's business"
 _BOOKKEEPING = "says where the file came from, not how to compute"
+_INCOMPLETE = "use the config.json that came with the weights"
 _OUTPUT = "chooses what a Python forward returns"
 _SAMPLING = "a generation default of old transformers; generation_config.json counts"
 _PYTHON = "chooses a Python implementation of the same arithmetic"
@@ -71,7 +72,7 @@ class Config:
         if key in self._values:
             return self._values[key]
         if default is REQUIRED:
-            raise self.error(f"{self.what} `{key}` is missing for model_type `{self.model_type}`")
+            raise self.error(f"{self.what} `{key}` is missing for model_type `{self.model_type}`", _INCOMPLETE)
         return default
 
     def integer(self, key: str, default: Any = REQUIRED, *, minimum: int = 1, maximum: int = 2**31 - 1) -> int:

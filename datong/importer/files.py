@@ -34,7 +34,11 @@ def contained(directory: Path, name: str) -> Path:
     """
     pure = PurePosixPath(name)
     if not name or "\0" in name or "\\" in name or pure.is_absolute() or ".." in pure.parts:
-        raise ContainmentError("import", f"a file name should stay inside the directory, this is {show(name)}")
+        raise ContainmentError(
+            "import",
+            f"a file name should stay inside the directory, this is {show(name)}",
+            "do not use this checkpoint before you know who made it, and why it names such a file",
+        )
     path = directory / name
     try:
         real, root = path.resolve(), directory.resolve()

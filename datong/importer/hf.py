@@ -21,7 +21,7 @@ def import_directory(src: Path, progress: Progress | None = None) -> Imported:
         progress: called while headers are read.
 
     Raises:
-        ImportFailed: one of its kinds: unknown model, config, checkpoint.
+        ImportFailed: one of its kinds: unknown model, config, checkpoint, tokenizer.
         ContainmentError: a file name or link leads out of the directory.
     """
     if not src.is_dir():
@@ -32,6 +32,7 @@ def import_directory(src: Path, progress: Progress | None = None) -> Imported:
     weights = checkpoint.read_weights(src, progress)
     built = build_model(config, weights)
     carried = assets.carried_files(src)
+    assets.check_tokenizer(src, carried)
     name, source = _origin(config.get("_name_or_path"), src.resolve())
     index = [checkpoint.INDEX] if (src / checkpoint.INDEX).is_file() else []
     return Imported(

@@ -30,6 +30,8 @@ def build_model(values: dict[str, Any], weights: WeightMap) -> Built:
         CheckpointError: a tensor is missing, misshapen or left over.
     """
     family = values.get("model_type")
+    if family is None:
+        raise UnknownModel("import", "config key `model_type` is missing", f"known: {', '.join(FAMILIES)}")
     if not isinstance(family, str) or family not in FAMILIES:
         raise UnknownModel("import", f"model_type {show(family)} is not known", f"known: {', '.join(FAMILIES)}")
     config = Config(values, family)

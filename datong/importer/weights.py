@@ -59,7 +59,11 @@ class WeightMap:
             )
         weight = self.weights.get(name)
         if weight is None:
-            raise CheckpointError("import", f"tensor `{name}` {list(shape)} is not in the checkpoint")
+            raise CheckpointError(
+                "import",
+                f"tensor `{name}` {list(shape)} is not in the checkpoint",
+                "the download is incomplete, or the config belongs to another model: download both again",
+            )
         if weight.shape != shape:
             raise CheckpointError(
                 "import", f"tensor `{name}` should have shape {list(shape)}, the checkpoint has {list(weight.shape)}"

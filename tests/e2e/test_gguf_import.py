@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,14 +231,8 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.smollm2
-def test_the_vocabulary_is_found_at_once() -> None:
-    source = find("smollm2")
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert len(read_gguf(source).tensors) == 272
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.3  # seconds; measured 0.024
+def test_every_tensor_is_found() -> None:
+    assert len(read_gguf(find("smollm2")).tensors) == 272
 
 
 @pytest.mark.smollm2

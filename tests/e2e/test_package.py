@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -142,11 +141,9 @@ def test_a_checkpoint_of_100_gb_is_imported_in_place_and_not_read(tmp_path: Path
         pytest.skip(f"this file system has no sparse files of 100 GB: {e}")
     assert size > 99e9
     import_checkpoint(checkpoint("smollm2", tmp_path))  # loads the code, which is read too
-    start, before = time.perf_counter(), bytes_read()
+    before = bytes_read()
     package = import_checkpoint(big)
-    seconds, read = time.perf_counter() - start, bytes_read() - before
-    assert seconds < 10
-    assert read < 5e6
+    assert bytes_read() - before < 5e6
     assert package.manifest.weights.bytes == size
     assert (big / "model.safetensors").stat().st_blocks * 512 < 1e6, "still a hole"
 
@@ -159,7 +156,7 @@ def test_a_gguf_becomes_a_whole_package_once(tmp_path: Path, monkeypatch: pytest
     assert all(f.sha256 for f in package.manifest.files), "the bytes passed by"
     assert verify(package).ok
     assert package.chat_template() is not None
-    start = time.perf_counter()
+    before = bytes_read()
     again = resolve("smollm2")
-    assert time.perf_counter() - start < 0.5
+    assert bytes_read() - before < 2e7, "not imported again, and no weight is read"
     assert again.fingerprint == package.fingerprint

@@ -1,7 +1,5 @@
 """Equality with transformers on the styles that published models use, and what a hostile template gets."""
 
-import time
-
 import pytest
 
 from datong.engine.chat_template import ChatTemplate
@@ -242,10 +240,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_template_that_never_ends_or_blows_up_is_stopped(name):
-    start = time.monotonic()
     with pytest.raises(TemplateError, match=r"\[chat template\] it (asked for|calls itself)") as e:
         render(HOSTILE[name])
-    assert e.value.hint and time.monotonic() - start < 7  # the limit itself is 5 s; most take milliseconds
+    assert e.value.hint
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from datong.errors import ContainmentError
-from datong.importer.assets import carried_files, has_tokenizer, licence
+from datong.errors import ContainmentError, TokenizerError
+from datong.importer.assets import carried_files, check_tokenizer, has_tokenizer, licence
 
 
 def fill(directory: Path, **contents: str) -> list[str]:
@@ -27,6 +27,13 @@ def test_what_belongs_to_the_package(tmp_path: Path) -> None:
         "additional_chat_templates/tools.jinja",
     ])  # fmt: skip
     assert has_tokenizer(names) and not has_tokenizer(["config.json"])
+
+
+def test_a_tokenizer_without_a_field_is_refused(tmp_path: Path) -> None:
+    check_tokenizer(tmp_path, fill(tmp_path, config__json="{}"))  # none is fine
+    with pytest.raises(TokenizerError, match=r"`tokenizer\.json` cannot be read: Model missing") as error:
+        check_tokenizer(tmp_path, fill(tmp_path, tokenizer__json='{"version": "1.0"}'))
+    assert error.value.hint
 
 
 def test_links_out_of_the_directory_are_refused(tmp_path: Path) -> None:
