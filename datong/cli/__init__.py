@@ -30,7 +30,7 @@ def _run() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=errors)
     try:
-        app()
+        app(prog_name="datong")
     except OutputError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered cannot be written either
         report_error(error)

@@ -56,7 +56,7 @@ def _cache() -> Finding:
 
     root = cache_dir()
     parent = next(p for p in (root, *root.parents) if p.exists())
-    if not os.access(parent, os.W_OK):
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         return Finding("cache", "broken", f"{root} is not writable", "set DATONG_CACHE to a directory that is")
     size = sum(f.stat().st_size for f in root.rglob("*") if f.is_file()) if root.exists() else 0
     return Finding("cache", "ok", f"{root}, {size / 2**20:.0f} MiB used")
