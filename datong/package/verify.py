@@ -80,7 +80,7 @@ class Report:
         return table
 
 
-class _Skip(Exception):  # noqa: N818  # control flow inside this file
+class _Skip(Exception):  # control flow inside this file
     """The check cannot be made; the text says why."""
 
 

@@ -117,7 +117,7 @@ def write_directory(
     return target
 
 
-class _Unchanged(Exception):  # noqa: N818  # leaves new_directory without a rename; never seen outside
+class _Unchanged(Exception):  # leaves new_directory without a rename; never seen outside
     """The target holds this very package already."""
 
 
