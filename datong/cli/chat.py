@@ -27,6 +27,7 @@ def chat(
     threads: options.Threads = None,
     isa: options.Isa = None,
     cache_dtype: options.CacheDtype = None,
+    activations: options.Activations = None,
     context: options.Context = None,
     strict: options.Strict = False,
 ) -> None:
@@ -42,7 +43,14 @@ def chat(
     from datong.cli.sampling import CONVERSATION, sampling, sentence
 
     opened = open_model(
-        model, device, threads=threads, isa=isa, cache_dtype=cache_dtype, context=context, strict=strict
+        model,
+        device,
+        threads=threads,
+        isa=isa,
+        cache_dtype=cache_dtype,
+        activations=activations,
+        context=context,
+        strict=strict,
     )
     need_chat_template(opened, model)
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,

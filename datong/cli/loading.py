@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datong.cli.console import err, progress, warn
 from datong.errors import InvalidRequest, TemplateError, TokenizerError
@@ -13,31 +13,15 @@ if TYPE_CHECKING:
     from datong.engine.results import Result
 
 
-def open_model(
-    name: str,
-    device: str,
-    *,
-    threads: int | None,
-    isa: str | None,
-    cache_dtype: str | None,
-    context: int | None,
-    strict: bool,
-    text: bool = True,
-) -> Model:
-    """`engine.load.load` with bars on stderr. Raises as it does, and TokenizerError if `text` needs a tokenizer."""
+def open_model(name: str, device: str, *, text: bool = True, **options: Any) -> Model:
+    """`engine.load.load` with bars on stderr; `options` go to it.
+
+    Raises as it does, and TokenizerError if `text` needs a tokenizer.
+    """
     from datong.engine.load import load
 
     with progress(f"opening {name}") as report:
-        model = load(
-            name,
-            device,
-            threads=threads,
-            isa=isa,
-            cache_dtype=cache_dtype,
-            context=context,
-            strict=strict,
-            progress=report,
-        )
+        model = load(name, device, progress=report, **options)
     if text and model.package.tokenizer_file is None:
         raise TokenizerError(
             "load",

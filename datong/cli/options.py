@@ -26,6 +26,12 @@ CacheDtype = Annotated[
     str | None,
     typer.Option(metavar="TYPE", help="KV cache: f32, f16 or bf16; default: f32 for f32 weights, else f16."),
 ]
+Activations = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE", help="What 4- to 8-bit weights are multiplied with: i8 (default) or f32 (exact, slow)."
+    ),
+]
 Context = Annotated[
     int | None, typer.Option(metavar="N", help="Tokens to keep room for; default: the model's, at most 4096.")
 ]

@@ -37,6 +37,7 @@ def run(
     threads: options.Threads = None,
     isa: options.Isa = None,
     cache_dtype: options.CacheDtype = None,
+    activations: options.Activations = None,
     context: options.Context = None,
     strict: options.Strict = False,
     as_json: options.Json = False,
@@ -53,7 +54,14 @@ def run(
         raise InvalidRequest("run", "--logprobs are part of the JSON output, --json was not given", "add --json")
     text = text_of(sys.stdin.read() if prompt == "-" else prompt, "stdin" if prompt == "-" else "the prompt")
     opened = open_model(
-        model, device, threads=threads, isa=isa, cache_dtype=cache_dtype, context=context, strict=strict
+        model,
+        device,
+        threads=threads,
+        isa=isa,
+        cache_dtype=cache_dtype,
+        activations=activations,
+        context=context,
+        strict=strict,
     )
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
              "repetition_penalty": repetition_penalty, "seed": seed}  # fmt: skip

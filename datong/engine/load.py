@@ -11,6 +11,7 @@ from datong import env
 from datong.backends.registry import backend_for
 from datong.compiler.cache import cached_program
 from datong.engine.engine import Engine
+from datong.engine.heap import give_back
 from datong.engine.model import Model
 from datong.engine.runner import Runner
 from datong.errors import InvalidRequest
@@ -70,6 +71,7 @@ def load(
         _at_least_one(name, number)
     backends = _backends(device, strict)
     program = cached_program(package, backends, strict=strict)
+    give_back()  # the first time, the importer and the compiler have been here
     settings = {
         "threads": env.threads() if threads is None else _at_least_one("threads", threads),
         "isa": isa or env.isa(),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from datong.engine.heap import give_back
 from datong.engine.token_bytes import TokenBytes, token_bytes
 from datong.errors import DatongError, InvalidRequest, TokenizerError
 from datong.package.reader import Package
@@ -57,7 +58,9 @@ class Tokenizer:
             "generation_config.json": package.generation_config(),
             "config.json": package.config(),
         }
-        return cls(inner, configs, package.chat_template())
+        tokenizer = cls(inner, configs, package.chat_template())
+        give_back()
+        return tokenizer
 
     @property
     def vocab_size(self) -> int:
