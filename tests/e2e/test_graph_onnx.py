@@ -19,8 +19,11 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
+import datong
 from datong.importer.hf import import_directory
 from datong.importer.imported import Imported
+from datong.package.create import import_checkpoint
+from datong.package.reader import Package
 
 GOLDENS = Path(__file__).resolve().parents[1] / "data" / "goldens"
 NAMES = ["llama3", "llama3_sharded", "smollm2", "qwen2", "qwen3", "internlm2", "internlm3"]
@@ -200,6 +203,19 @@ def test_variant_logits(name: str, tmp_path: Path) -> None:
     runner = Runner(tmp_path)
     onnx.checker.check_model(str(runner.path), full_check=True)
     check_all_ways(runner, ids, logits)
+    runner.path.unlink()
+    for device in ("cpu", "reference"):
+        check_backend(import_checkpoint(tmp_path, force=True), device, ids[0], logits[0])
+
+
+def check_backend(package: Package, device: str, ids: np.ndarray, logits: np.ndarray) -> None:
+    """Whole prompt, chunks, token by token, and a batch of unequal prompts, on one of our backends."""
+    for step in (64, 7, 1):
+        model = datong.load(package, device=device, cache_dtype="f32", step_tokens=step)
+        assert gap(model.logits(ids), logits) <= BOUND
+    long, short = model.logits_batch([ids, ids[:11]])
+    assert gap(long, logits) <= BOUND
+    assert gap(short, logits[:11]) <= BOUND
 
 
 def rewrite(directory: Path, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
