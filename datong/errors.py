@@ -16,7 +16,8 @@
     ├── BackendError                 the backend or its device failed
     │   ├── BackendMissing           no such backend or device here
     │   ├── AbiMismatch              plug-in speaks another major version
-    │   └── DeviceError              the backend reported an error while running
+    │   ├── DeviceError              the backend reported an error while running
+    │   └── ChipError                a chip descriptor is not what chips/schema.py says
     ├── RuntimeFault                 a request could not be carried out
     │   ├── InvalidRequest           a parameter of the request is out of its range
     │   ├── OutOfBlocks              the KV cache is full
@@ -113,6 +114,10 @@ class AbiMismatch(BackendError):
 
 class DeviceError(BackendError):
     """The backend reported an error while running."""
+
+
+class ChipError(BackendError):
+    """A chip descriptor is not what chips/schema.py says."""
 
 
 class RuntimeFault(DatongError):

@@ -11,11 +11,13 @@ ORDER = [
     "dtypes",
     "env",
     "spec",
+    "chips",
     "importer",
     "package",
     "compiler",
     "backends",
     "engine",
+    "server",
     "conformance",
     "cli",
 ]
