@@ -1,0 +1,5 @@
+"""`python -m datong`: the command line without its script."""
+
+from datong.cli import main
+
+main()
