@@ -1,0 +1,66 @@
+"""Vendor operators that our lowering can call: `BINDINGS`, by the name that chip descriptors use.
+
+Every module of this folder with a `BINDINGS` of its own is part of the table: one small file per vendor stack. The
+contract is `datong/backends/torch/binding.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from datong.backends.torch.binding import Binding
+from datong.chips.load import Chip
+from datong.chips.schema import FusedOperator
+from datong.errors import BackendError
+from datong.spec.program import Node, Value
+
+
+@cache
+def bindings() -> Mapping[str, Binding]:
+    """Every binding, by the vendor operator's dotted name. Raises BackendError when two files bind the same one."""
+    table: dict[str, Binding] = {}
+    for module in pkgutil.iter_modules(__path__):
+        own: Mapping[str, Binding] = getattr(importlib.import_module(f"{__name__}.{module.name}"), "BINDINGS", {})
+        if twice := sorted(table.keys() & own.keys()):
+            raise BackendError("fused", f"`{twice[0]}` should be bound once, `{module.name}.py` binds it again")
+        table.update(own)
+    return table
+
+
+def candidates(chip: Chip, op: str) -> Iterator[tuple[FusedOperator, Binding]]:
+    """What the chip's descriptor offers for an operator of ours, in its order, where code may act on it."""
+    for fused in chip.stack.fused:
+        usable = bool(fused.schema) and fused.grade in ("A", "B")
+        if fused.implements == op and usable and chip.generation.name in (fused.generations or [chip.generation.name]):
+            binding = bindings().get(fused.name)
+            if binding is not None and binding.implements == op:
+                yield fused, binding
+
+
+def bindings_for(
+    chip: Chip, op: str, node: Node, values: Mapping[str, Value]
+) -> Iterator[tuple[str, Binding, Callable[..., Any]]]:
+    """(name, binding, operator) of each vendor operator that takes this node, best first. The adapter is imported."""
+    for fused, binding in candidates(chip, op):
+        operator = resolve(fused.name)
+        if operator is not None and binding.refuse(node, values, chip) is None:
+            yield fused.name, binding, operator
+
+
+def resolve(dotted: str) -> Any | None:
+    """What a dotted name (`torch.ops._C.rms_norm`) stands for in the modules that are imported; None: nothing."""
+    first, *rest = dotted.split(".")
+    found: Any = sys.modules.get(first)
+    for name in rest:
+        if found is None:
+            return None
+        try:
+            found = getattr(found, name, None)
+        except RuntimeError:  # torch.ops of an operator with a broken library
+            return None
+    return found
