@@ -1,8 +1,8 @@
 """The contract between the lowering and a vendor's fused operators: what a binding gets, and what it returns.
 
-A descriptor lists a fused operator by its dotted name (`torch_npu.npu_rms_norm`); a binding of the same name in `fused/`
-knows how to call it. It is used if the descriptor gives a schema of grade A or B for this generation, the adapter really
-has the attribute, and `refuse` returns None; else the next one, and at last the composed form (`lower/`).
+A descriptor lists a fused operator by its dotted name (`torch_npu.npu_rms_norm`); a binding of the same name in
+`fused/` knows how to call it. It is used if the descriptor gives a schema of grade A or B for this generation, the
+adapter really has the attribute, and `refuse` returns None; else the next one, and at last the composed form (`lower/`).
 
 `implements` is an operator of spec/ops.py, or one of the three stages of attention. What `make` returns is called once
 per step and layer with device tensors and must not touch the host (`.cpu()`, `.item()`, `.tolist()`):
@@ -28,7 +28,8 @@ from datong.chips.load import Chip
 from datong.spec.program import Node, Value
 
 if TYPE_CHECKING:
-    from torch import Tensor, dtype
+    import torch
+    from torch import Tensor
 
 Call = Callable[..., Any]
 
@@ -67,8 +68,8 @@ class Context:
 
     operator: Call  # the vendor's operator
     chip: Chip
-    dtype: dtype  # of activations
-    cache_dtype: dtype
+    dtype: torch.dtype  # of activations
+    cache_dtype: torch.dtype
     block_size: int  # tokens per block of the cache
     values: Mapping[str, Value]
     weight: Callable[..., Tensor]  # (name, dtype=None) -> its device tensor, uploaded once; compute dtype unless given
