@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from datong import __version__
-from datong.cli import bench, chat, compile_, conformance, devices, doctor, import_, inspect_, run, seal, verify
+from datong.cli import (
+    bench,
+    chat,
+    compile_,
+    conformance,
+    devices,
+    doctor,
+    import_,
+    inspect_,
+    new_backend,
+    run,
+    seal,
+    verify,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,3 +57,4 @@ app.command("bench")(bench.bench)
 app.command("devices")(devices.devices)
 app.command("conformance")(conformance.conformance)
 app.command("doctor")(doctor.doctor)
+app.command("new-backend")(new_backend.new_backend)
