@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,44 @@ class PartBuilder:
 
     def weight(self, name: str, fmt: str, shape: tuple[int, ...], size: float = 1.0) -> str:
         """Append a random weight of about `size` to the file."""
-        row, pieces = formats.BY_NAME[fmt], []
+        row = formats.BY_NAME[fmt]
         stored = random_pieces(row, shape, size, self.rng)
-        for role, array in stored.items():
-            piece_shape = row.piece_shape(role, *shape) if row.block else shape
-            pieces.append(
-                Piece(role, FILE, len(self._bytes), array.nbytes, row.piece_dtype(role).name, tuple(piece_shape))
-            )
-            self._bytes += array.tobytes()
+        pieces = [self._append(row, role, array, shape) for role, array in stored.items()]
         self.arrays[name] = dequantise(row, stored)
         self.values[name] = Value(name, "weight", "f32", shape, fmt, tuple(pieces))
         return name
+
+    def experts(
+        self, name: str, fmt: str, shape: tuple[int, int, int], size: float = 1.0, *, apart: bool = False,
+        swapped: bool = False,
+    ) -> str:  # fmt: skip
+        """A stack of random weights `[E, out, in]`: pieces together, or `apart`; plain ones perhaps `swapped`."""
+        count, out, width = shape
+        if swapped:
+            stored = self.weight(name, fmt, (count, width, out), size)
+            self.arrays[name] = np.swapaxes(self.arrays[name], 1, 2)
+            self.values[name] = replace(self.values[stored], shape=shape, swapped=True)
+            return name
+        row = formats.BY_NAME[fmt]
+        parts = [random_pieces(row, (out, width), size, self.rng) for _ in range(count)]
+        self.arrays[name] = np.stack([dequantise(row, part) for part in parts])
+        if apart:
+            pieces = [self._append(row, role, part[role], (out, width)) for part in parts for role in row.pieces]
+        else:
+            pieces = []
+            for role in row.pieces:
+                one = [self._append(row, role, part[role], (out, width)) for part in parts]
+                length = sum(p.length for p in one)
+                pieces.append(replace(one[0], length=length, shape=(count, *one[0].shape)))
+        self.values[name] = Value(name, "weight", "f32", shape, fmt, tuple(pieces))
+        return name
+
+    def _append(self, row: Format, role: str, array: Array, shape: tuple[int, ...]) -> Piece:
+        """Put one stored array at the end of the file."""
+        stored = row.piece_shape(role, *shape) if row.block else shape
+        piece = Piece(role, FILE, len(self._bytes), array.nbytes, row.piece_dtype(role).name, tuple(stored))
+        self._bytes += array.tobytes()
+        return piece
 
     def node(
         self,

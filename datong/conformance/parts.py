@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datong.conformance.build import PartBuilder
 from datong.spec.backend import Cache, Executable
-from datong.spec.program import ROWS, TOKENS, CacheSpec, Dim, Step
+from datong.spec.program import ROWS, TOKENS, Attr, CacheSpec, Dim, Step
 
 Array = NDArray[Any]
 Params = Mapping[str, Any]
@@ -154,7 +154,19 @@ def _attention(b: PartBuilder, p: Params) -> Scene:
     (hq, hkv), (dk, dv) = p["heads"], p["dims"]
     widths = {"q": hq * dk, "k": hkv * dk, "v": hkv * dv}
     inputs = [b.input(name, (TOKENS, width)) for name, width in widths.items()]
-    attrs = {"layer": 3, "num_heads": hq, "num_kv_heads": hkv, "scale": dk**-0.5, "window": p["window"]}
+    attrs: dict[str, Attr] = {
+        "layer": 3,
+        "num_heads": hq,
+        "num_kv_heads": hkv,
+        "scale": dk**-0.5,
+        "window": p["window"],
+    }
+    if p.get("sinks"):
+        inputs.append(b.weight("sinks", p["sinks"], (hq,), size=2.0))
+    if p.get("bias"):
+        slopes = (0.7 ** np.arange(1, hq + 1)).astype(np.float32)
+        inputs += [*([""] if len(inputs) == 3 else []), b.const("slopes", slopes)]
+        attrs["bias"] = p["bias"]
     b.node("attention", inputs, [("y", (TOKENS, hq * dv))], {**attrs, "softcap": p["softcap"]})
     b.caches.append(CacheSpec(3, "window" if p["window"] else "full", hkv, dk, dv, p["window"]))
     sequences = [(past, new) for past, new in p["sequences"]]
@@ -174,9 +186,49 @@ def _elementwise(op: str, *names: str) -> Callable[[PartBuilder, Params], Scene]
 def _glu(b: PartBuilder, p: Params) -> Scene:
     shape = (p["tokens"], p["n"])
     inputs = [b.input(name, (TOKENS, p["n"])) for name in ("gate", "up")]
-    b.node("glu", inputs, [("y", (TOKENS, p["n"]))], {"kind": "silu"})
+    b.node("glu", inputs, [("y", (TOKENS, p["n"]))], _glu_attrs(p))
     # `up` stays normal: silu(-104) is a denormal, and whether it times infinity is -inf or NaN means nothing
     return Scene([{"gate": _values(b, shape, p), "up": _values(b, shape, {})}], [(0, p["tokens"])])
+
+
+def _glu_attrs(p: Params) -> dict[str, Attr]:
+    return {"kind": "silu", **{name: p[name] for name in ("kind", "limit", "alpha") if name in p}}
+
+
+def _scale(b: PartBuilder, p: Params) -> Scene:
+    b.node("scale", [b.input("x", (TOKENS, p["n"]))], [("y", (TOKENS, p["n"]))], {"factor": p["factor"]})
+    return Scene([{"x": _values(b, (p["tokens"], p["n"]), p)}], [(0, p["tokens"])])
+
+
+def _scale_groups(b: PartBuilder, p: Params) -> Scene:
+    n, groups = p["shape"]
+    b.node("scale_groups", [b.input("x", (TOKENS, n)), b.input("s", (TOKENS, groups))], [("y", (TOKENS, n))])
+    return Scene(
+        [{"x": _values(b, (p["tokens"], n), p), "s": _values(b, (p["tokens"], groups), {})}], [(0, p["tokens"])]
+    )
+
+
+def _moe(b: PartBuilder, p: Params) -> Scene:
+    (count, inner, n), order, fmt = p["shape"], p.get("order", "split"), p["format"]
+    both, how = (1 if order == "split" else 2) * inner, {"apart": p["apart"], "swapped": p.get("swapped", False)}
+    size = n**-0.5  # gates near 1, where the activations bend
+    names = [
+        b.input("x", (TOKENS, n)), b.input("logits", (TOKENS, count)),
+        b.experts("gate", fmt, (count, both, n), size, **how),
+        b.experts("up", fmt, (count, inner, n), size, **how) if order == "split" else "",
+        b.experts("down", fmt, (count, n, inner), inner**-0.5, **how),
+        b.weight("select", "f32", (count,)) if p["select_bias"] else "",
+    ]  # fmt: skip
+    if p.get("biases"):
+        names += [b.weight("gate_bias", "f32", (count, both)), ""]
+        names[-1] = b.weight("up_bias", "f32", (count, inner)) if order == "split" else ""
+        names.append(b.weight("down_bias", "f32", (count, n)))
+    attrs: dict[str, Attr] = {name: p[name] for name in ("top_k", "score", "renorm", "scale")}
+    attrs |= {name: p[name] for name in ("groups", "top_groups", "order") if name in p} | _glu_attrs(p)
+    b.node("moe", names, [("y", (TOKENS, n))], attrs)
+    data = {"x": _values(b, (p["tokens"], n), p), "logits": 2 * b.rng.standard_normal((p["tokens"], count), np.float32)}
+    # the root of the terms of one expert: what down sums has a size of about 1
+    return Scene([data], [(0, p["tokens"])], {"y": np.full((p["tokens"], n), 2 * float(p["scale"]))})
 
 
 def _slice(b: PartBuilder, p: Params) -> Scene:
@@ -244,6 +296,9 @@ BUILDERS: dict[str, Callable[[PartBuilder, Params], Scene]] = {
     "add": _elementwise("add", "a", "b"),
     "mul": _elementwise("mul", "a", "b"),
     "sigmoid": _elementwise("sigmoid", "x"),
+    "scale": _scale,
+    "scale_groups": _scale_groups,
+    "moe": _moe,
     "slice": _slice,
     "take_rows": _take_rows,
     "add_rms_norm": _add_rms_norm,

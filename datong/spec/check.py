@@ -20,7 +20,7 @@ import numpy as np
 from datong.errors import DeviceError, DtypeError, ShapeError, VerifyError
 from datong.spec import formats
 from datong.spec.ops import OPS, Op
-from datong.spec.program import ROWS, TOKENS, Attr, Dim, Node, Part, Step, Value
+from datong.spec.program import ROWS, TOKENS, Attr, Dim, Node, Part, Step, Value, expert
 
 Bound = dict[str, Dim]  # symbol of a row -> what it is in this node
 
@@ -31,13 +31,15 @@ class Operand:
 
     name: str
     dims: tuple[str, ...]
-    kind: str  # f32 | i64 | format (a weight of any format) | plain (a weight of a plain format)
+    kind: str  # f32 | i64 | format (a weight of any format) | plain (of a plain format) | experts (a stack)
     optional: bool
     repeated: bool
     const: bool
 
 
-_OPERAND = re.compile(r"(?P<name>\w+)\[(?P<dims>[^\]]*)\](?P<optional>\?)? ?(?P<kind>f32|i64|format|plain)(?P<rest>.*)")
+_OPERAND = re.compile(
+    r"(?P<name>\w+)\[(?P<dims>[^\]]*)\](?P<optional>\?)? ?(?P<kind>f32|i64|format|plain|experts)(?P<rest>.*)"
+)
 _ATTR = re.compile(r"(?P<type>int|float|str)(?: (?P<symbol>[A-Za-z]\w*))?")
 
 
@@ -108,6 +110,10 @@ def _check_attrs(op: Op, node: Node) -> Bound:
         m = _ATTR.match(text)
         if m is None:
             raise VerifyError("spec", f"attribute `{name}` of `{op.name}` in ops.py has no type")
+        if name not in node.attrs and "default" in text:
+            if default := re.search(r"default (\d+)", text):
+                bound[name] = int(default[1])
+            continue
         if name not in node.attrs:
             raise _fail(node, f"attribute `{name}` ({text}) is missing")
         value = node.attrs[name]
@@ -131,12 +137,15 @@ def _check_kind(node: Node, wanted: Operand, value: Value, *, is_output: bool) -
     """Kind, dtype and format of one operand."""
     if is_output and value.kind != "temp":
         raise _fail(node, f"writes `{value.name}`, which is a {value.kind}")
-    if wanted.kind in ("format", "plain"):
+    if wanted.kind in ("format", "plain", "experts"):
         plain_const = wanted.kind == "plain" and value.kind == "const" and value.dtype == "f32"
         if value.kind != "weight" and not plain_const:
             raise _fail(node, f"`{wanted.name}` should be a weight, `{value.name}` is a {value.kind}")
         if value.kind == "weight":
-            _check_weight(node, value, plain=wanted.kind == "plain")
+            if wanted.kind == "experts":
+                _check_stack(node, value)
+            else:
+                _check_weight(node, value, plain=wanted.kind == "plain")
         return
     if value.kind == "weight":
         raise _fail(node, f"`{wanted.name}` should be {wanted.kind}, `{value.name}` is a weight")
@@ -144,6 +153,24 @@ def _check_kind(node: Node, wanted: Operand, value: Value, *, is_output: bool) -
         raise _fail(node, f"`{wanted.name}` should be a constant, `{value.name}` is a {value.kind}")
     if value.dtype != wanted.kind:
         raise _fail(node, f"`{wanted.name}` should be {wanted.kind}, `{value.name}` is {value.dtype}")
+
+
+def _check_stack(node: Node, value: Value) -> None:
+    """Each expert of a stack is a weight `[out, in]` of the one format."""
+    shape, fmt = tuple(d for d in value.shape if isinstance(d, int)), formats.BY_NAME.get(value.format)
+    if fmt is None or len(value.shape) != 3 or len(shape) != 3 or min(shape) < 1:
+        got = f"{list(value.shape)} {value.format}"
+        raise _fail(node, f"`{value.name}` should be a stack of weights [E, out, in], is {got}")
+    count, roles = shape[0], len(fmt.pieces)
+    if len(value.pieces) not in (roles, count * roles):
+        raise _fail(
+            node, f"stack `{value.name}` should have {roles} or {count * roles} pieces, has {len(value.pieces)}"
+        )
+    together = len(value.pieces) == roles and count > 1
+    if together and any(p.shape[:1] != (count,) or p.length % count for p in value.pieces):
+        raise _fail(node, f"pieces of stack `{value.name}` should begin with {count}, one for each expert")
+    for index in (0, count - 1) if together else range(count):
+        _check_weight(node, expert(value, index), plain=False)
 
 
 def _check_weight(node: Node, value: Value, *, plain: bool) -> None:
@@ -160,11 +187,15 @@ def _check_weight(node: Node, value: Value, *, plain: bool) -> None:
         unit = fmt.super_block or fmt.block
         if len(shape) != 2 or shape[1] % unit:
             raise _fail(node, f"weight `{value.name}` ({fmt.name}) should be [out, k * {unit}], is {list(shape)}")
+    if value.swapped and (fmt.block or len(shape) < 2):
+        raise _fail(node, f"weight `{value.name}` should be a plain matrix to be stored swapped, is {fmt.name}")
     if tuple(p.role for p in value.pieces) != fmt.pieces:
         got = [p.role for p in value.pieces]
         raise _fail(node, f"weight `{value.name}` ({fmt.name}) should have pieces {list(fmt.pieces)}, has {got}")
     for piece in value.pieces:
         stored = fmt.piece_shape(piece.role, *shape) if fmt.block else shape
+        if value.swapped:
+            stored = (*shape[:-2], shape[-1], shape[-2])
         dtype = fmt.piece_dtype(piece.role)
         wanted = (dtype.name, tuple(stored), dtype.nbytes(math.prod(stored)))
         if (piece.dtype, tuple(piece.shape), piece.length) != wanted or piece.offset < 0:
@@ -227,7 +258,22 @@ def _number(value: Attr) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
+KINDS = ("silu", "gelu_tanh", "silu_clamp", "oai")  # of glu
+BIASES = ("none", "alibi", "sqrt_alibi")  # of attention
+ORDERS = ("split", "halves", "pairs")  # of moe
+
 Rule = tuple[Callable[[Bound, Mapping[str, Attr]], bool], str]
+_GLU: tuple[Rule, ...] = (
+    (lambda b, a: a["kind"] in KINDS, f"kind should be one of {', '.join(KINDS)}"),
+    (
+        lambda b, a: (_number(a.get("limit", 0)) > 0) == (a["kind"] in ("silu_clamp", "oai")),
+        "limit should be > 0 for silu_clamp and oai, and absent else",
+    ),
+    (
+        lambda b, a: (_number(a.get("alpha", 0)) > 0) == (a["kind"] == "oai"),
+        "alpha should be > 0 for oai, and absent else",
+    ),
+)
 _RULES: dict[str, tuple[Rule, ...]] = {
     "rms_norm": ((lambda b, a: _int(b, "n") % _int(b, "D") == 0, "D should divide n"),),
     "rope": (
@@ -240,6 +286,7 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         (lambda b, a: _int(b, "layer") >= 0, "layer should be >= 0"),
         (lambda b, a: _int(b, "window") >= 0, "window should be >= 0"),
         (lambda b, a: _number(a["softcap"]) >= 0, "softcap should be >= 0"),
+        (lambda b, a: a.get("bias", "none") in BIASES, f"bias should be one of {', '.join(BIASES)}"),
     ),
     "slice": (
         (lambda b, a: _int(b, "group") >= 1 and _int(b, "n") % _int(b, "group") == 0, "group should divide n"),
@@ -255,7 +302,23 @@ _RULES: dict[str, tuple[Rule, ...]] = {
     "embedding": ((lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),),
     "rope_table": ((lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),),
     "take_rows": ((lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),),
-    "glu": ((lambda b, a: a["kind"] == "silu", "kind should be silu"),),
+    "scale_groups": ((lambda b, a: _int(b, "n") % _int(b, "g") == 0, "g should divide n"),),
+    "glu": _GLU,
+    "moe": (
+        *_GLU,
+        (lambda b, a: _int(b, "K") <= _int(b, "E"), "K should be at most E"),
+        (lambda b, a: a["score"] in ("softmax", "sigmoid"), "score should be softmax or sigmoid"),
+        (lambda b, a: a["renorm"] in (0, 1), "renorm should be 0 or 1"),
+        (
+            lambda b, a: 1 <= _int(b, "top_groups") <= _int(b, "groups") and _int(b, "E") % _int(b, "groups") == 0,
+            "groups should divide E, and top_groups lie in 1..groups",
+        ),
+        (
+            lambda b, a: _int(b, "m") == _int(b, "I") * (1 if a.get("order", "split") == "split" else 2),
+            "m should be I where gate and up are apart, 2 I where order is halves or pairs",
+        ),
+        (lambda b, a: a.get("order", "split") in ORDERS, f"order should be one of {', '.join(ORDERS)}"),
+    ),
     "linear_glu": ((lambda b, a: a["kind"] == "silu", "kind should be silu"),),
 }
 

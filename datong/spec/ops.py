@@ -1,7 +1,8 @@
 """The operator set, version 1: one row per operator. A candidate, ours; no published standard is claimed.
 
 Shapes: T tokens of all sequences (or R of them, after `take_rows`), `n` any width, `D` head size, `Hq`/`Hkv` heads.
-All activations are f32; a weight has any format of spec/formats.py. A trailing `?` marks an optional input.
+All activations are f32; a weight has any format of spec/formats.py. A trailing `?` marks an optional input, and an
+attribute whose text says `default` may be absent. `E` experts; `experts` marks a stack of weights, `[E, out, in]`.
 `reference.py` holds the NumPy definition under the same name; `tolerance.py` the bound per class.
 """
 
@@ -40,18 +41,45 @@ CORE = (
     Op("rope", "core", ("x[T,H*D] f32", "cos[T,r/2] f32", "sin[T,r/2] f32"), ("y[T,H*D] f32",),
        {"num_heads": "int H", "interleaved": "int 0: pairs (i, i+r/2); 1: pairs (2i, 2i+1)"},
        "rotates the first r channels of each head, the rest pass", "RotaryEmbedding-23, packed 3-D, no position_ids"),
-    Op("attention", "core", ("q[T,Hq*D] f32", "k[T,Hkv*D] f32", "v[T,Hkv*Dv] f32"), ("y[T,Hq*Dv] f32",),
+    Op("attention", "core",
+       ("q[T,Hq*D] f32", "k[T,Hkv*D] f32", "v[T,Hkv*Dv] f32", "sinks[Hq]? plain", "slopes[Hq]? plain"),
+       ("y[T,Hq*Dv] f32",),
        {"layer": "int, index of the cache", "num_heads": "int Hq", "num_kv_heads": "int Hkv", "scale": "float",
-        "window": "int; query i sees keys j with i - j < window; 0: all", "softcap": "float; 0: none"},
-       "write k, v of the new tokens into the paged cache, then causal GQA over each sequence's own cache",
-       "Attention-25 with past/present, is_causal=1, left_window_size = window - 1", "attention"),
-    Op("glu", "core", ("gate[T,n] f32", "up[T,n] f32"), ("y[T,n] f32",), {"kind": "str: silu"},
-       "y = silu(gate) * up", "Mul(Mul(gate, Sigmoid(gate)), up)"),
+        "window": "int; query i sees keys j with i - j < window; 0: all", "softcap": "float; 0: none",
+        "bias": "str, default none; alibi: score - slopes * (i - j); sqrt_alibi: score - slopes * sqrt(i - j)"},
+       "write k, v of the new tokens into the paged cache, then causal GQA over each sequence's own cache; a sink is "
+       "one more key, of that score and value 0",
+       "Attention-25 with past/present, is_causal=1, left_window_size = window - 1; with sinks or slopes the function "
+       "datong::Attention", "attention"),
+    Op("glu", "core", ("gate[T,n] f32", "up[T,n] f32"), ("y[T,n] f32",),
+       {"kind": "str: silu, gelu_tanh, silu_clamp or oai", "limit": "float, default 0; L below",
+        "alpha": "float, default 0; of oai"},
+       "silu: silu(gate) * up; gelu_tanh: gelu(gate) * up; silu_clamp: min(silu(gate), L) * clip(up, -L, L); "
+       "oai: g * sigmoid(alpha * g) * (clip(up, -L, L) + 1) with g = min(gate, L)",
+       "Mul(Mul(gate, Sigmoid(gate)), up); Gelu-20 (tanh), Min, Clip-13"),
     Op("add", "core", ("a[T,n] f32", "b[T,n] f32"), ("y[T,n] f32",), meaning="y = a + b", onnx="Add-14",
        tolerance="exact"),
     Op("mul", "core", ("a[T,n] f32", "b[T,n] f32"), ("y[T,n] f32",), meaning="y = a * b", onnx="Mul-14",
        tolerance="exact"),
     Op("sigmoid", "core", ("x[T,n] f32",), ("y[T,n] f32",), meaning="y = 1 / (1 + exp(-x))", onnx="Sigmoid-13"),
+    Op("scale", "core", ("x[T,n] f32",), ("y[T,n] f32",), {"factor": "float"},
+       "y = x * factor, factor in f32", "Mul-14 with a scalar", tolerance="exact"),
+    Op("scale_groups", "core", ("x[T,n] f32", "s[T,g] f32"), ("y[T,n] f32",),
+       meaning="each of the g groups of n/g neighbouring channels times its s (gates per head; g = 1: per token)",
+       onnx="Reshape, Mul-14, Reshape", tolerance="exact"),
+    Op("moe", "core",
+       ("x[T,n] f32", "logits[T,E] f32", "gate[E,m,n] experts", "up[E,I,n]? experts", "down[E,n,I] experts",
+        "select_bias[E]? plain", "gate_bias[E,m]? plain", "up_bias[E,I]? plain", "down_bias[E,n]? plain"),
+       ("y[T,n] f32",),
+       {"top_k": "int K", "score": "str: softmax or sigmoid, over all experts", "renorm": "int 0 or 1",
+        "scale": "float; of the weights, last", "groups": "int, default 1; of neighbouring experts",
+        "top_groups": "int, default 1; groups that may be chosen", "order": "str, default split; halves or pairs",
+        "kind": "str: as glu", "limit": "float, default 0", "alpha": "float, default 0"},
+       "p = score(logits); experts: top K of p + select_bias, within the top groups by the sum of their two best; "
+       "weight: p, divided by the sum of the K if renorm, times scale; y = sum of weight * down(glu(gate(x), up(x))). "
+       "Of equals the lowest index. order: split: gate and up apart (m = I); halves, pairs: `gate` holds both "
+       "(m = 2 I), the gate being its first rows or its even rows",
+       "function datong::MoE (Softmax or Sigmoid, TopK-24, ScatterElements-18, MatMul-13)", "linear"),
     Op("slice", "core", ("x[T,n] f32",), ("y[T,n/group*length] f32",),
        {"group": "int, divides n", "start": "int", "length": "int; start + length <= group"},
        "view x as [T, n/group, group], keep [start : start+length] of the last axis, flatten",

@@ -10,7 +10,7 @@ of token rows whose logits were asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class Value:
 
     kind: `input` (comes from the step or an earlier part), `weight`, `const` (small, held in `data`), `temp`.
     shape: for activations the first dim is TOKENS or ROWS; weights have plain ints, the *logical* `[out, in]`.
+    Experts are stacked, `[E, out, in]`; their pieces lie together, `[E, …]`, or apart: E times the pieces of one, in
+    order. `swapped`: plain pieces are stored with the last two dims exchanged, `[…, in, out]`.
     """
 
     name: str
@@ -48,6 +50,22 @@ class Value:
     format: str = ""  # weight: key into spec.formats.BY_NAME
     pieces: tuple[Piece, ...] = ()
     data: tuple[float, ...] | tuple[int, ...] = ()  # const, row-major
+    swapped: bool = False
+
+
+def expert(stack: Value, index: int) -> Value:
+    """One expert of a stack: the weight `[out, in]`, with its own pieces. `index` lies in 0..E-1."""
+    count = stack.shape[0]
+    assert isinstance(count, int)
+    roles = len(dict.fromkeys(piece.role for piece in stack.pieces))
+    if len(stack.pieces) == roles:  # together
+        pieces = tuple(
+            replace(p, offset=p.offset + index * (p.length // count), length=p.length // count, shape=p.shape[1:])
+            for p in stack.pieces
+        )
+    else:
+        pieces = stack.pieces[index * roles : (index + 1) * roles]
+    return replace(stack, name=f"{stack.name}[{index}]", shape=stack.shape[1:], pieces=pieces)
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,8 @@ def attention(
     q: Array,
     k: Array,
     v: Array,
+    sinks: Array | None = None,
+    slopes: Array | None = None,
     *,
     step: Step,
     key_cache: Array,
@@ -135,20 +137,23 @@ def attention(
     layer: int = 0,
     window: int = 0,
     softcap: float = 0.0,
+    bias: str = "none",
 ) -> Array:
     """Write the new keys and values into the paged cache, then attend to the cache, causally.
 
         p(t)   = context_lens[s] - (new tokens of s) + (index of t within s)        place of token t in its cache
         key_cache[block_tables[s, p // bs], :, p % bs] = k[t], rounded to the cache's dtype; values likewise
         score  = scale * q . key;  softcap > 0: score = softcap * tanh(score / softcap)
+        bias:    score -= slope * (p - j), or slope * sqrt(p - j);  sink: one more score, whose value is 0
         y      = softmax(score over keys j <= p, and p - j < window unless window is 0) @ values
 
     q [T, Hq*D], k [T, Hkv*D], v [T, Hkv*Dv] f32; query head h uses key head h // (Hq / Hkv) -> [T, Hq*Dv] f32.
     key_cache [blocks, Hkv, bs, D], value_cache [blocks, Hkv, bs, Dv] f32|f16|bf16, written in place;
-    `layer` chose them.
+    `layer` chose them. sinks, slopes [Hq] f32.
     step: query_starts [S+1], context_lens [S], block_tables [S, M]; blocks that a window has left may be -1.
 
-    Source: ONNX Attention-25 (is_causal, left_window_size = window - 1); paging: Kwon et al. 2023, §4.
+    Source: ONNX Attention-25 (is_causal, left_window_size = window - 1); paging: Kwon et al. 2023, §4;
+    sinks: HF `GptOssAttention`; sqrt_alibi: vLLM `step1.py`.
     """
     q3, k3, v3 = (a.reshape(a.shape[0], h, -1) for a, h in ((q, num_heads), (k, num_kv_heads), (v, num_kv_heads)))
     block_size, y = key_cache.shape[2], np.zeros((q.shape[0], num_heads, v3.shape[2]))
@@ -164,36 +169,154 @@ def attention(
         block, slot = step.block_tables[s, keys // block_size], keys % block_size
         behind = queries[:, None] - keys[None, :]
         seen = (behind >= 0) & ((behind < window) if window else True)
-        y[start:stop] = _attend(
-            q3[start:stop], key_cache[block, :, slot], value_cache[block, :, slot], seen, scale, softcap
-        )
+        far, keys_, values_ = _distances(behind, slopes, bias), key_cache[block, :, slot], value_cache[block, :, slot]
+        y[start:stop] = _attend(q3[start:stop], keys_, values_, seen, scale, softcap, far, sinks)
     return _f32(y.reshape(q.shape[0], -1))
 
 
-def _attend(q: Array, k: Array, v: Array, seen: Array, scale: float, softcap: float) -> Array:
+def _distances(behind: Array, slopes: Array | None, bias: str) -> Array | None:
+    """What a bias takes off the scores: behind [t, n] i64 (>= 0 where seen), slopes [Hq] -> [Hq, t, n] f64 or None."""
+    if slopes is None or bias == "none":
+        return None
+    far = np.maximum(behind, 0).astype(np.float64)
+    return slopes.astype(np.float64)[:, None, None] * (np.sqrt(far) if bias == "sqrt_alibi" else far)
+
+
+def _attend(
+    q: Array, k: Array, v: Array, seen: Array, scale: float, softcap: float, far: Array | None, sinks: Array | None
+) -> Array:
     """Attention of one sequence: q [t, Hq, D], k [n, Hkv, D], v [n, Hkv, Dv], seen [t, n] bool -> [t, Hq, Dv] f64."""
     group = q.shape[1] // k.shape[1]
     kk, vv = (np.repeat(a.astype(np.float64).transpose(1, 0, 2), group, axis=0) for a in (k, v))
     score = scale * (q.astype(np.float64).transpose(1, 0, 2) @ kk.transpose(0, 2, 1))
     if softcap:
         score = softcap * np.tanh(score / softcap)
-    score = np.where(seen, score, -np.inf)
-    p = np.exp(score - score.max(axis=-1, keepdims=True, initial=-np.inf, where=seen))
-    y: Array = (p / p.sum(axis=-1, keepdims=True)) @ vv
+    score = np.where(seen, score if far is None else score - far, -np.inf)
+    top = score.max(axis=-1, keepdims=True, initial=-np.inf, where=seen)
+    sink = None if sinks is None else sinks.astype(np.float64)[:, None, None]
+    top = top if sink is None else np.maximum(top, sink)
+    p = np.exp(score - top)
+    total = p.sum(axis=-1, keepdims=True) + (0.0 if sink is None else np.exp(sink - top))
+    y: Array = (p / total) @ vv
     return y.transpose(1, 0, 2)
 
 
 def sigmoid(x: Array) -> Array:
     """Logistic, y = 1 / (1 + exp(-x)).  x [T, n] -> [T, n] f32; no overflow for any x.  Source: ONNX Sigmoid-13."""
+    return _f32(_logistic(x))
+
+
+def _logistic(x: Array) -> Array:
     small = np.exp(-np.abs(x.astype(np.float64)))
-    return _f32(np.where(x >= 0, 1, small) / (1 + small))
+    return np.asarray(np.where(x >= 0, 1, small) / (1 + small))
 
 
-def glu(gate: Array, up: Array, *, kind: str = "silu") -> Array:
-    """SwiGLU, y = gate * sigmoid(gate) * up.  gate, up [T, n] -> [T, n] f32.  Source: Shazeer 2020; HF `LlamaMLP`."""
-    g = gate.astype(np.float64)
-    small = np.exp(-np.abs(g))
-    return _f32(g * np.where(g >= 0, 1, small) / (1 + small) * up)
+def glu(gate: Array, up: Array, *, kind: str = "silu", limit: float = 0.0, alpha: float = 0.0) -> Array:
+    """Gated linear unit.  gate g, up u [T, n] -> [T, n] f32.
+
+    silu:       g * sigmoid(g) * u.  Source: Shazeer 2020; HF `LlamaMLP`
+    gelu_tanh:  0.5 g (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3))) * u.  Source: HF `Gemma3MLP`
+    silu_clamp: min(silu(g), L) * clip(u, -L, L).  Source: vLLM `step3p5.py`, swiglustep
+    oai:        h * sigmoid(alpha * h) * (clip(u, -L, L) + 1), h = min(g, L).  Source: HF `GptOssExperts`
+    """
+    g, u = gate.astype(np.float64), up.astype(np.float64)
+    if kind == "gelu_tanh":
+        return _f32(0.5 * g * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g**3))) * u)
+    if kind == "oai":
+        g = np.minimum(g, limit)
+        return _f32(g * _logistic(alpha * g) * (np.clip(u, -limit, limit) + 1))
+    silu = g * _logistic(g)
+    if kind == "silu_clamp":
+        return _f32(np.minimum(silu, limit) * np.clip(u, -limit, limit))
+    return _f32(silu * up)
+
+
+def scale(x: Array, *, factor: float) -> Array:
+    """Multiple, y = x * factor, the factor rounded to f32.  x [T, n] -> [T, n] f32.  Source: ONNX Mul-14."""
+    return _f32(x * np.float32(factor))
+
+
+def scale_groups(x: Array, s: Array) -> Array:
+    """Gate groups of channels.  x [T, n], s [T, g] -> [T, n] f32: channel c times s[t, c // (n / g)]."""
+    return _f32((x.reshape(*s.shape, -1) * s[:, :, None]).reshape(x.shape))
+
+
+def route(
+    logits: Array,
+    select_bias: Array | None = None,
+    *,
+    top_k: int,
+    score: str,
+    renorm: int,
+    scale: float,
+    groups: int = 1,
+    top_groups: int = 1,
+) -> tuple[Array, Array]:
+    """Which experts a token goes to, and with which weights: logits [T, E] -> [T, K] i64 best first, [T, K] f64.
+
+    Source: HF `DeepseekV3TopkRouter` (groups, bias for the choice only), `Qwen3MoeTopKRouter`.
+    """
+    x = logits.astype(np.float64)
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    p = e / e.sum(axis=1, keepdims=True) if score == "softmax" else _logistic(x)
+    choice = p if select_bias is None else p + select_bias.astype(np.float64)
+    if groups > 1:
+        members = choice.reshape(len(x), groups, -1)
+        best = np.sort(members, axis=2)[:, :, -2:].sum(axis=2)
+        allowed = np.zeros(best.shape, bool)
+        np.put_along_axis(allowed, np.argsort(-best, axis=1, kind="stable")[:, :top_groups], True, axis=1)
+        choice = np.where(allowed[:, :, None], members, -np.inf).reshape(x.shape)
+    chosen = np.argsort(-choice, axis=1, kind="stable")[:, :top_k]  # of equals the lowest index
+    weights = np.take_along_axis(p, chosen, axis=1)
+    if renorm:
+        weights = weights / (weights.sum(axis=1, keepdims=True) + (1e-20 if score == "sigmoid" else 0.0))
+    return chosen, weights * scale
+
+
+def moe(
+    x: Array,
+    logits: Array,
+    gate: Array,
+    up: Array | None,
+    down: Array,
+    select_bias: Array | None = None,
+    gate_bias: Array | None = None,
+    up_bias: Array | None = None,
+    down_bias: Array | None = None,
+    *,
+    top_k: int,
+    score: str,
+    renorm: int,
+    scale: float,
+    kind: str,
+    groups: int = 1,
+    top_groups: int = 1,
+    order: str = "split",
+    limit: float = 0.0,
+    alpha: float = 0.0,
+) -> Array:
+    """Mixture of experts: each token through its own few.
+
+    x [T, n], logits [T, E], gate [E, I, n] (with `up` inside: [E, 2 I, n]), up [E, I, n], down [E, n, I],
+    select_bias [E], gate_bias [E, I or 2 I], up_bias [E, I], down_bias [E, n] -> [T, n] f32.
+
+    Source: Shazeer et al. 2017; `route`; HF `MixtralSparseMoeBlock`, `GptOssExperts` (order pairs, biases).
+    """
+    settings: dict[str, Any] = {"renorm": renorm, "scale": scale, "groups": groups, "top_groups": top_groups}
+    chosen, weights = route(logits, select_bias, top_k=top_k, score=score, **settings)
+    y = np.zeros(x.shape)
+    for e in np.unique(chosen):
+        token, place = np.nonzero(chosen == e)
+        first = linear(x[token], gate[e], None if gate_bias is None else gate_bias[e])
+        if up is None:
+            half = first.shape[1] // 2
+            first, second = (first[:, :half], first[:, half:]) if order == "halves" else (first[:, ::2], first[:, 1::2])
+        else:
+            second = linear(x[token], up[e], None if up_bias is None else up_bias[e])
+        inner = glu(first, second, kind=kind, limit=limit, alpha=alpha)
+        out = linear(inner, down[e], None if down_bias is None else down_bias[e])
+        y[token] += weights[token, place, None] * out
+    return _f32(y)
 
 
 def add(a: Array, b: Array) -> Array:
@@ -246,7 +369,8 @@ def linear_add(x: Array, weight: Array, residual: Array, bias: Array | None = No
 
 
 _ALL = (
-    *(embedding, linear, rms_norm, rope_table, rope, attention, glu, add, mul, sigmoid, slice_, take_rows),
+    *(embedding, linear, rms_norm, rope_table, rope, attention, glu, add, mul, sigmoid, scale, scale_groups, moe),
+    *(slice_, take_rows),
     *(add_rms_norm, linear_multi, linear_glu, linear_add),
 )
 FUNCTIONS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {f.__name__.rstrip("_"): f for f in _ALL}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from datong import dtypes
 from datong.backends.reference.cache import ReferenceCache, layout_of
-from datong.backends.reference.weights import Weights, constant
+from datong.backends.reference.weights import Stack, Weights, constant
 from datong.errors import DeviceError, DtypeError, ShapeError, Unsupported, VerifyError
 from datong.spec.backend import API_VERSION, Cache, CacheLayout, DeviceInfo, No, Placed, Yes
 from datong.spec.check import check_node, check_part, check_step
@@ -156,14 +156,14 @@ class ReferenceExecutable:
             if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < int(table.shape[0]):
                 raise DeviceError("reference", f"ids should lie in 0..{int(table.shape[0]) - 1}, go up to {ids.max()}")
             return (self._weights.rows(table.name, ids),)
-        arrays = [self._operand(name, live) for name in node.inputs]
+        arrays: list[Any] = [self._operand(name, live) for name in node.inputs]
         attrs: dict[str, Any] = dict(node.attrs)
         if node.op == "attention" and cache is not None:
             layer = attrs["layer"]
             attrs |= {"step": step, "key_cache": cache.keys[layer], "value_cache": cache.values[layer]}
         return evaluate(node.op, arrays, attrs)
 
-    def _operand(self, name: str, live: Mapping[str, Array]) -> Array | None:
+    def _operand(self, name: str, live: Mapping[str, Array]) -> Array | Stack | None:
         if not name:
             return None
-        return self._weights.whole(name) if self._part.values[name].kind == "weight" else live[name]
+        return self._weights.operand(name) if self._part.values[name].kind == "weight" else live[name]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from datong import dtypes
 from datong.errors import DeviceError
 from datong.spec import formats
-from datong.spec.program import Piece, Value
+from datong.spec.formats import Format
+from datong.spec.program import Piece, Value, expert
 from datong.spec.reference import dequantise
 
 Array = NDArray[Any]
@@ -31,13 +32,22 @@ class Weights:
         self._kept: dict[str, Array] = {}
         self._keep_bytes = keep_bytes
         self.private_bytes = 0  # of dequantised copies that are kept
-        self._pieces = {
-            name: {piece.role: self._map(piece) for piece in value.pieces}
-            for name, value in values.items()
-            if value.kind == "weight"
-        }
-        self._formats = {n: formats.BY_NAME[v.format] for n, v in values.items() if v.kind == "weight"}
-        self.mapped_bytes = sum(p.nbytes for pieces in self._pieces.values() for p in pieces.values())
+        self._pieces: dict[str, dict[str, Array]] = {}
+        self._values: dict[str, Value] = {}
+        self._stacks: dict[str, list[str]] = {}
+        self.mapped_bytes = 0
+        for name, value in values.items():
+            if value.kind == "weight" and len(value.shape) == 3:
+                experts = [expert(value, index) for index in range(int(value.shape[0]))]
+                self._stacks[name] = [self._add(one) for one in experts]
+            elif value.kind == "weight":
+                self._add(value)
+
+    def _add(self, value: Value) -> str:
+        self._values[value.name] = value
+        self._pieces[value.name] = {piece.role: self._map(piece) for piece in value.pieces}
+        self.mapped_bytes += sum(p.nbytes for p in self._pieces[value.name].values())
+        return value.name
 
     def _map(self, piece: Piece) -> Array:
         """One piece as an array over the mapped file, 4-bit types as bytes with half the last dim."""
@@ -59,20 +69,40 @@ class Weights:
 
     def rows(self, name: str, rows: Array) -> Array:
         """Some rows of a matrix, dequantised: rows [R] i64 -> [R, in] f32."""
-        return dequantise(self._formats[name], {role: p[rows] for role, p in self._pieces[name].items()})
+        if self._values[name].swapped:
+            return np.ascontiguousarray(self.whole(name)[rows])
+        return dequantise(self._format(name), {role: p[rows] for role, p in self._pieces[name].items()})
 
     def whole(self, name: str) -> Array:
         """A weight, dequantised: its logical shape, f32. A view of the file where it is stored as f32."""
         if name in self._kept:
             return self._kept[name]
-        pieces = self._pieces[name]
-        if self._formats[name] is formats.PLAIN_F32:
-            return pieces["codes"]
-        array = dequantise(self._formats[name], pieces)
+        pieces, swapped = self._pieces[name], self._values[name].swapped
+        if self._format(name) is formats.PLAIN_F32:
+            return np.swapaxes(pieces["codes"], -1, -2) if swapped else pieces["codes"]
+        array = dequantise(self._format(name), pieces)
+        array = np.swapaxes(array, -1, -2) if swapped else array
         if self.private_bytes + array.nbytes <= self._keep_bytes:
             self._kept[name] = array
             self.private_bytes += array.nbytes
         return array
+
+    def _format(self, name: str) -> Format:
+        return formats.BY_NAME[self._values[name].format]
+
+    def operand(self, name: str) -> Array | Stack:
+        """What an operator is given: a weight, dequantised, or a stack whose experts are dequantised when asked for."""
+        return Stack(self, self._stacks[name]) if name in self._stacks else self.whole(name)
+
+
+class Stack:
+    """Experts `[E, out, in]` of which only those are read that are asked for."""
+
+    def __init__(self, weights: Weights, names: list[str]) -> None:
+        self._weights, self._names = weights, names
+
+    def __getitem__(self, index: int) -> Array:
+        return self._weights.whole(self._names[index])
 
 
 def constant(value: Value) -> Array:
