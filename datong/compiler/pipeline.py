@@ -35,6 +35,7 @@ from datong.compiler.passes import (
     recognise_attention,
     recognise_elementwise,
     recognise_embedding,
+    recognise_functions,
     recognise_glu,
     recognise_linear,
     recognise_rms_norm,
@@ -61,6 +62,7 @@ FRONT: tuple[tuple[str, Callable[[ir.Graph, Path], int]], ...] = (
     ("recognise_rope_table", recognise_rope_table.run),
     ("recognise_rope", recognise_rope.run),
     ("recognise_attention", recognise_attention.run),  # caches leave the graph
+    ("recognise_functions", recognise_functions.run),  # what ONNX lacks
     ("recognise_glu", recognise_glu.run),
     ("recognise_elementwise", recognise_elementwise.run),
     ("flatten_tokens", flatten_tokens.run),  # [batch, seq, n] -> [T, n], or a refusal by name

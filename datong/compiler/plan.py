@@ -15,7 +15,7 @@ from datong.errors import CompileError
 from datong.spec.program import Attr, CacheSpec, Node, Part, Piece, Program, Slot, Value
 
 FORMAT = "datong-plan"
-VERSION = 1
+VERSION = 2
 
 # ---- JSON -------------------------------------------------------------------------------------------------------
 
@@ -67,8 +67,8 @@ def _part_out(part: Part) -> dict[str, Any]:
 
 def _value_out(value: Value) -> list[Any]:
     pieces = [[p.role, p.file, p.offset, p.length, p.dtype, p.shape] for p in value.pieces]
-    row: list[Any] = [value.name, value.kind, value.dtype, value.shape, value.format, pieces, value.data]
-    while row[-1] in ("", [], ()):
+    row: list[Any] = [value.name, value.kind, value.dtype, value.shape, value.format, pieces, value.data, value.swapped]
+    while row[-1] in ("", [], (), False):
         row.pop()
     return row
 
@@ -108,12 +108,13 @@ def _value_in(
     fmt: str = "",
     pieces: list[list[Any]] | tuple[()] = (),
     data: list[Any] | tuple[()] = (),
+    swapped: bool = False,
 ) -> Value:
     places = tuple(
         Piece(_text(role), _text(file), int(at), int(size), _text(kind), tuple(map(int, dims)))
         for role, file, at, size, kind, dims in pieces
     )
-    return Value(_text(name), _text(kind), _text(dtype), tuple(shape), _text(fmt), places, tuple(data))
+    return Value(_text(name), _text(kind), _text(dtype), tuple(shape), _text(fmt), places, tuple(data), swapped is True)
 
 
 # ---- for people -------------------------------------------------------------------------------------------------

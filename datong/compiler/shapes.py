@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from datong.compiler import match
 from datong.compiler.match import Dims, int_attr
+from datong.importer.functions import KNOWN
 
 Shapes = list[Dims | None]
 Rule = Callable[[ir.Node, list[Dims | None]], Shapes | None]
@@ -160,10 +161,30 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 
 
+def _function(node: ir.Node, ins: Shapes) -> Shapes | None:
+    """Of a function of ours: GLU and MoE keep the shape of their first input."""
+    if node.op_type != "Attention":
+        return [ins[0]]
+    q, v, heads, kv_heads = ins[0], ins[2], int_attr(node, "num_heads", 0), int_attr(node, "num_kv_heads", 0)
+    if (
+        q is None
+        or v is None
+        or len(q) != 3
+        or not isinstance(v[2], int)
+        or not heads
+        or not kv_heads
+        or v[2] % kv_heads
+    ):
+        return None
+    return [(q[0], q[1], v[2] // kv_heads * heads), None, None]
+
+
 def infer(node: ir.Node) -> Shapes:
     """Output shapes of one node from the `dims` of its inputs; None where no rule can tell."""
     unknown: Shapes = [None] * len(node.outputs)
     rule = RULES.get(node.op_type) if match.is_op(node, node.op_type) else None
+    if node.domain == match.DOMAIN and node.op_type in KNOWN:
+        rule = _function
     if rule is None:
         return unknown
     try:

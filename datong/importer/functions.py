@@ -3,6 +3,7 @@
 A call carries the operator's attributes as spec/ops.py names them, and the overload that is the body for just these
 attributes. Whoever knows the function (our compiler, a vendor's) reads the attributes; everyone else inlines the body.
 
+    GLU(gate, up) -> y                                                        spec `glu`, for the kinds other than silu
     MoE(x, logits, gate, up, down, select_bias, gate_bias, up_bias, down_bias) -> y                           spec `moe`
     Attention(q, k, v, past_key, past_value, sinks, slopes) -> y, present_key, present_value            spec `attention`
 
@@ -12,6 +13,7 @@ Weights come as f32, `[E, out, in]`; x `[batch, seq, n]`. The body of MoE runs e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ import onnx_ir as ir
 DOMAIN = "datong"
 VERSION = 1
 MOE_INPUTS = ("x", "logits", "gate", "up", "down", "select_bias", "gate_bias", "up_bias", "down_bias")
+GLU_INPUTS = ("gate", "up")
 ATTENTION_INPUTS = ("q", "k", "v", "past_key", "past_value", "sinks", "slopes")
 
 Attrs = Mapping[str, int | float | str]
@@ -166,6 +169,14 @@ KINDS: dict[str, Callable[[Body, ir.Value, ir.Value, float, float], ir.Value]] =
 }
 
 
+def glu(attributes: Attrs, present: Sequence[bool]) -> ir.Function:
+    """The body of GLU for these attributes."""
+    b = Body(GLU_INPUTS)
+    settings = str(attributes["kind"]), float(attributes["limit"]), float(attributes["alpha"])
+    y = KINDS[settings[0]](b, b.inputs["gate"], b.inputs["up"], *settings[1:])
+    return b.function("GLU", overload(attributes, present), [y], attributes)
+
+
 # ---- attention ----------------------------------------------------------------------------------------------------
 
 
@@ -225,3 +236,59 @@ def _softmax(b: Body, score: ir.Value, sinks: ir.Value | None, heads: int) -> ir
     weights = b("Softmax", b("Concat", score, b("Expand", column, shape), axis=-1), axis=-1)
     y: ir.Value = b("Slice", weights, b.ints(0), b.ints(-1), b.ints(-1))
     return y
+
+
+@dataclass(frozen=True)
+class Known:
+    """A function that we author and recognise."""
+
+    inputs: tuple[str, ...]
+    attributes: dict[str, type]
+    body: Callable[[Attrs, Sequence[bool]], ir.Function]
+
+
+_KIND = {"kind": str, "limit": float, "alpha": float}
+KNOWN: dict[str, Known] = {
+    "GLU": Known(GLU_INPUTS, _KIND, glu),
+    "MoE": Known(
+        MOE_INPUTS,
+        {
+            "top_k": int,
+            "score": str,
+            "renorm": int,
+            "scale": float,
+            "groups": int,
+            "top_groups": int,
+            "order": str,
+            **_KIND,
+        },
+        moe,
+    ),
+    "Attention": Known(
+        ATTENTION_INPUTS,
+        {"num_heads": int, "num_kv_heads": int, "scale": float, "window": int, "softcap": float, "bias": str},
+        attention,
+    ),
+}
+
+
+def is_ours(function: ir.Function, call: ir.Node) -> bool:
+    """Is this the body that we would write for the attributes of `call`? If so, its operator may take its place."""
+    known = KNOWN.get(function.name)
+    if function.domain != DOMAIN or known is None or len(function.inputs) != len(known.inputs):
+        return False
+    present = [i < len(call.inputs) and call.inputs[i] is not None for i in range(len(known.inputs))]
+    try:
+        attributes = {name: kind(call.attributes[name].value) for name, kind in known.attributes.items()}
+        wanted = known.body(attributes, present)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return _text(function) == _text(wanted)
+
+
+def _text(function: ir.Function) -> bytes:
+    proto = ir.to_proto(function)
+    proto.ClearField("value_info")
+    proto.ClearField("metadata_props")
+    proto.ClearField("doc_string")
+    return bytes(proto.SerializeToString(deterministic=True))

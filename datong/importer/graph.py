@@ -12,13 +12,14 @@ formats the nodes that spec/formats.py states. The compiler recognises exactly t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from datong.importer import functions
 from datong.importer.rope import Rope
 from datong.importer.weights import StoredTensor, Weight, WeightMap
 from datong.spec.program import CacheSpec
@@ -27,6 +28,7 @@ OPSET = 27
 IR_VERSION = 13
 
 Dims = Sequence[int | str]
+Output = tuple[str, ir.DataType, Dims]
 
 F32, I64 = ir.DataType.FLOAT, ir.DataType.INT64
 
@@ -43,6 +45,7 @@ class GraphBuilder:
         self._presents: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
         self._matrices: dict[str, ir.Value] = {}  # weight name -> its f32 value
+        self._functions: dict[tuple[str, str], ir.Function] = {}
 
     # ---- structure -------------------------------------------------------------------------------------------------
 
@@ -78,10 +81,10 @@ class GraphBuilder:
             [*self._outputs, *self._presents],
             nodes=self._nodes,
             initializers=list(self._initializers.values()),
-            opset_imports={"": OPSET},
+            opset_imports={"": OPSET, **({functions.DOMAIN: functions.VERSION} if self._functions else {})},
             name=self._name,
         )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name="datong")
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="datong", functions=list(self._functions.values()))
 
     # ---- constants and weights -------------------------------------------------------------------------------------
 
@@ -165,18 +168,33 @@ class GraphBuilder:
         y = self.node("MatMul", [x, turned], dims, name)
         return self.node("Add", [y, self.weight(bias, (out,))], dims, f"{name}.biased") if bias else y
 
-    def rms_norm(self, x: ir.Value, weight: str, eps: float, name: str) -> ir.Value:
-        """RMSNorm over the last axis of [batch, seq, n]."""
-        scale = self.weight(weight, (_width(x),))
+    def rms_norm(self, x: ir.Value, weight: str, eps: float, name: str, offset: float = 0.0) -> ir.Value:
+        """RMSNorm over the last axis of [batch, seq, n]; `offset` 1: the weight is stored less 1."""
+        scale = self._norm_weight(weight, _width(x), offset, name)
         return self.node("RMSNormalization", [x, scale], _dims(x), name, axis=-1, epsilon=eps)
 
-    def head_norm(self, x: ir.Value, weight: str, eps: float, head_dim: int, name: str) -> ir.Value:
+    def _norm_weight(self, weight: str, width: int, offset: float, name: str) -> ir.Value:
+        value = self.weight(weight, (width,))
+        if not offset:
+            return value
+        return self.node(
+            "Add", [value, self.constant("const.one", np.array(1.0, np.float32))], (width,), f"{name}.weight"
+        )
+
+    def head_norm(
+        self, x: ir.Value, weight: str, eps: float, head_dim: int, name: str, offset: float = 0.0
+    ) -> ir.Value:
         """RMSNorm of each head of [batch, seq, H * head_dim] on its own, one weight [head_dim] for all heads."""
         width = _width(x)
         dims = ("batch", "seq", width // head_dim, head_dim)
         heads = self.node("Reshape", [x, self.integers(0, 0, *dims[2:])], dims, f"{name}.heads")
         normed = self.node(
-            "RMSNormalization", [heads, self.weight(weight, (head_dim,))], dims, name, axis=-1, epsilon=eps
+            "RMSNormalization",
+            [heads, self._norm_weight(weight, head_dim, offset, name)],
+            dims,
+            name,
+            axis=-1,
+            epsilon=eps,
         )
         return self.node("Reshape", [normed, self.integers(0, 0, width)], _dims(x), f"{name}.packed")
 
@@ -197,12 +215,34 @@ class GraphBuilder:
             tables.append(table)
         return tables[0], tables[1]
 
-    def rope(self, x: ir.Value, table: tuple[ir.Value, ir.Value], heads: int, name: str) -> ir.Value:
-        """Rotate the pairs (i, i + D/2) of each head of [batch, seq, heads * D]."""
-        return self.node("RotaryEmbedding", [x, *table], _dims(x), name, interleaved=0, num_heads=heads)
+    def rope(
+        self, x: ir.Value, table: tuple[ir.Value, ir.Value], heads: int, name: str, interleaved: bool = False
+    ) -> ir.Value:
+        """Rotate the first r channels of each head of [batch, seq, heads * D]; r/2 is the table's width.
 
-    def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, heads: int, kv_heads: int, window: int,
-                  name: str) -> ir.Value:  # fmt: skip
+        Pairs are (i, i + r/2), or (2i, 2i + 1) where `interleaved`.
+        """
+        attributes: dict[str, Any] = {"interleaved": int(interleaved), "num_heads": heads}
+        rotated = 2 * _width(table[0])
+        if rotated != _width(x) // heads:
+            attributes["rotary_embedding_dim"] = rotated
+        return self.node("RotaryEmbedding", [x, *table], _dims(x), name, **attributes)
+
+    def attention(
+        self,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        heads: int,
+        kv_heads: int,
+        window: int,
+        name: str,
+        *,
+        scale: float | None = None,
+        sinks: str = "",
+        slopes: np.ndarray | None = None,
+        bias: str = "none",
+    ) -> ir.Value:
         """Causal attention with its own cache input and output.
 
         Args:
@@ -213,6 +253,10 @@ class GraphBuilder:
             kv_heads: key and value heads.
             window: a query sees the `window` newest keys, its own included; 0: all.
             name: of the node, inside the scope.
+            scale: of the scores; None: 1 / sqrt(D).
+            sinks: weight [heads], a score without a value in each softmax; empty: none.
+            slopes: [heads] f32, for a `bias` by distance: alibi or sqrt_alibi.
+            bias: as spec/ops.py names it.
 
         Returns:
             [batch, seq, heads * Dv].
@@ -228,10 +272,20 @@ class GraphBuilder:
             (f"present.{layer}.key", F32, ("batch", kv_heads, "total", dim)),
             (f"present.{layer}.value", F32, ("batch", kv_heads, "total", value_dim)),
         ]
-        attributes = {"is_causal": 1, "q_num_heads": heads, "kv_num_heads": kv_heads, "scale": dim**-0.5}
-        if window:
-            attributes["left_window_size"] = window - 1
-        y, *presents = self._append("Attention", [q, k, v, None, *past], outputs, name, attributes)
+        scale = dim**-0.5 if scale is None else scale
+        if sinks or slopes is not None:
+            extra = [
+                self.weight(sinks, (heads,)) if sinks else None,
+                None if slopes is None else self.constant(f"const.slopes.{heads}", slopes),
+            ]
+            attributes: dict[str, Any] = {"num_heads": heads, "num_kv_heads": kv_heads, "scale": float(scale)}
+            attributes |= {"window": window, "softcap": 0.0, "bias": bias}
+            y, *presents = self._call("Attention", [q, k, v, *past, *extra], outputs, name, attributes)
+        else:
+            attributes = {"is_causal": 1, "q_num_heads": heads, "kv_num_heads": kv_heads, "scale": scale}
+            if window:
+                attributes["left_window_size"] = window - 1
+            y, *presents = self._append("Attention", [q, k, v, None, *past], outputs, name, attributes)
         self._presents += presents
         self.caches.append(CacheSpec(layer, "window" if window else "full", kv_heads, dim, value_dim, window))
         return y
@@ -241,6 +295,71 @@ class GraphBuilder:
         sigmoid = self.node("Sigmoid", [gate], _dims(gate), f"{name}.sigmoid")
         silu = self.node("Mul", [gate, sigmoid], _dims(gate), f"{name}.silu")
         return self.node("Mul", [silu, up], _dims(gate), name)
+
+    def glu(
+        self, gate: ir.Value, up: ir.Value, name: str, kind: str = "silu", limit: float = 0.0, alpha: float = 0.0
+    ) -> ir.Value:
+        """Gated unit of [batch, seq, n] each, of a kind of spec/ops.py."""
+        if kind == "silu":
+            return self.silu_glu(gate, up, name)
+        outputs: list[Output] = [(f"{self._scope}{name}", F32, _dims(gate))]
+        return self._call("GLU", [gate, up], outputs, name, {"kind": kind, "limit": limit, "alpha": alpha})[0]
+
+    def scale(self, x: ir.Value, factor: float, name: str) -> ir.Value:
+        """Return x * factor, [batch, seq, n]."""
+        number = self.constant(f"const.f32.{factor!r}", np.array(factor, np.float32))
+        return self.node("Mul", [x, number], _dims(x), name)
+
+    def sigmoid(self, x: ir.Value, name: str) -> ir.Value:
+        """Elementwise."""
+        return self.node("Sigmoid", [x], _dims(x), name)
+
+    def mul(self, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
+        """Return a * b, same shape."""
+        return self.node("Mul", [a, b], _dims(a), name)
+
+    def scale_groups(self, x: ir.Value, s: ir.Value, name: str) -> ir.Value:
+        """Each of g groups of channels times its own number: x [batch, seq, n], s [batch, seq, g]."""
+        groups, width = _width(s), _width(x)
+        if groups == 1:
+            return self.node("Mul", [x, s], _dims(x), name)
+        dims: Dims = ("batch", "seq", groups, width // groups)
+        grid = self.node("Reshape", [x, self.integers(0, 0, *dims[2:])], dims, f"{name}.groups")  # type: ignore[arg-type]
+        column = self.node("Unsqueeze", [s, self.integers(-1)], ("batch", "seq", groups, 1), f"{name}.column")
+        product = self.node("Mul", [grid, column], dims, f"{name}.product")
+        return self.node("Reshape", [product, self.integers(0, 0, width)], _dims(x), name)
+
+    def stack(self, weights: Sequence[str], shape: tuple[int, int], name: str) -> ir.Value:
+        """Experts `[out, in]` each, of tensors of their own, as one value [E, out, in]."""
+        members = [self.weight(weight, shape) for weight in weights]
+        count, (out, width) = len(members), shape
+        rows = self.node("Concat", members, (count * out, width), f"{name}.rows", axis=0)
+        return self.node("Reshape", [rows, self.integers(count, out, width)], (count, out, width), name)
+
+    def swapped(self, weight: str, shape: tuple[int, int, int], name: str) -> ir.Value:
+        """Experts [E, out, in] of one tensor that is stored as [E, in, out]."""
+        experts, out, width = shape
+        stored = self.weight(weight, (experts, width, out))
+        return self.node("Transpose", [stored], shape, name, perm=[0, 2, 1])
+
+    def moe(self, inputs: Mapping[str, ir.Value | None], attributes: Mapping[str, Any], name: str) -> ir.Value:
+        """Mixture of experts.
+
+        Args:
+            inputs: by name, as functions.MOE_INPUTS: x [batch, seq, n], logits [batch, seq, E], stacks, biases.
+            attributes: of the operator that differ from `top_k` 1, softmax, no renorm, scale 1, no groups, split, silu.
+            name: of the node, inside the scope.
+
+        Returns:
+            [batch, seq, n].
+        """
+        plain = {"top_k": 1, "score": "softmax", "renorm": 0, "scale": 1.0, "groups": 1, "top_groups": 1,
+                 "order": "split", "kind": "silu", "limit": 0.0, "alpha": 0.0}  # fmt: skip
+        x = inputs["x"]
+        assert x is not None
+        operands = [inputs.get(key) for key in functions.MOE_INPUTS]
+        outputs: list[Output] = [(f"{self._scope}{name}", F32, _dims(x))]
+        return self._call("MoE", operands, outputs, name, {**plain, **attributes})[0]
 
     def add(self, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
         """Return a + b, same shape."""
@@ -262,8 +381,35 @@ class GraphBuilder:
 
     # ---- plumbing --------------------------------------------------------------------------------------------------
 
-    def _append(self, op: str, inputs: Sequence[ir.Value | None], outputs: Sequence[tuple[str, ir.DataType, Dims]],
-                name: str, attributes: dict[str, Any]) -> list[ir.Value]:  # fmt: skip
+    def _call(
+        self,
+        function: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: Sequence[Output],
+        name: str,
+        attributes: dict[str, Any],
+    ) -> list[ir.Value]:
+        """Call a function of functions.py, adding its body for these attributes to the model."""
+        present = [value is not None for value in inputs]
+        key = functions.overload(attributes, present)
+        body = self._functions.get((function, key))
+        if body is None:
+            body = self._functions[function, key] = functions.KNOWN[function].body(attributes, present)
+        values = [_typed(ir.Value(name=n), dtype, dims) for n, dtype, dims in outputs]
+        self._nodes.append(
+            ir.node(function, list(inputs), attributes, domain=functions.DOMAIN, overload=body.overload, outputs=values,
+                    name=f"{self._scope}{name}")
+        )  # fmt: skip
+        return values
+
+    def _append(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: Sequence[Output],
+        name: str,
+        attributes: dict[str, Any],
+    ) -> list[ir.Value]:
         values = [_typed(ir.Value(name=n), dtype, dims) for n, dtype, dims in outputs]
         self._nodes.append(ir.node(op, list(inputs), attributes, outputs=values, name=f"{self._scope}{name}"))
         return values

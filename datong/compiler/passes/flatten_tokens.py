@@ -80,6 +80,8 @@ def _why_not(node: ir.Node) -> str:
                 return f"its output `{value.name}` should be [batch, seq, n], it is {match.dims(value)}"
         return ""
     if not match.is_op(node, node.op_type):
+        if "why" in node.meta:
+            return str(node.meta["why"])
         return f"operator `{node.domain}::{node.op_type}` is unknown"
     why = node.meta.get("why")
     mixed = _mixes(node)

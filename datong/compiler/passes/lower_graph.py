@@ -11,6 +11,8 @@ Ensures: a Draft that obeys spec/check.py; nothing of onnx_ir is needed after it
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
@@ -78,7 +80,7 @@ class _Lowering:
         made = self._constant(value) if weight is None else weight
         if self.draft.values.get(made.name) != made:
             free = self._free(made.name, self.draft.values)
-            made = Value(free, made.kind, made.dtype, made.shape, made.format, made.pieces, made.data)
+            made = replace(made, name=free)
             self.draft.values[free] = made
         self.names[value] = made.name
         return made.name

@@ -28,13 +28,37 @@ def run(graph: ir.Graph, root: Path) -> int:
         if isinstance(found, str):
             match.note(node, found)
             continue
-        caches = [*node.inputs[4:6], *node.outputs[1:3]]
-        for value in caches:
-            if value is not None:
-                _drop(graph, value)
+        _drop_caches(graph, node, (4, 5))
         match.replace(node, "attention", list(node.inputs[:3]), found, [node.outputs[0]])
         count += 1
     return count
+
+
+def take_caches(
+    graph: ir.Graph, node: ir.Node, places: tuple[int, int], dims: tuple[int, int], kv_heads: int
+) -> int | str:
+    """Take the caches of an attention out of the graph.
+
+    Args:
+        graph: that has them as inputs and outputs.
+        node: whose outputs 1 and 2 are the presents.
+        places: of the pasts, key and value, among its inputs.
+        dims: of a key and a value head.
+        kv_heads: in a cache.
+
+    Returns:
+        The layer, or why they are not the caches of one layer; then nothing was changed.
+    """
+    layer = _layer(node, places, dims, kv_heads)
+    if isinstance(layer, int):
+        _drop_caches(graph, node, places)
+    return layer
+
+
+def _drop_caches(graph: ir.Graph, node: ir.Node, places: tuple[int, int]) -> None:
+    for value in (*(node.inputs[i] for i in places), *node.outputs[1:3]):
+        if value is not None:
+            _drop(graph, value)
 
 
 def _drop(graph: ir.Graph, cache: ir.Value) -> None:
@@ -59,7 +83,7 @@ def _attrs(node: ir.Node) -> dict[str, int | float | str] | str:
         return "nonpad_kv_seqlen and right windows have no form in the operator set"
     if len(node.outputs) > 3 and (node.outputs[3].uses() or node.outputs[3].is_graph_output()):
         return "its scores are read; a paged attention does not give them"
-    layer = _layer(node, k // kv_heads, v // kv_heads, kv_heads)
+    layer = _layer(node, (4, 5), (k // kv_heads, v // kv_heads), kv_heads)
     if isinstance(layer, str):
         return layer
     return {
@@ -72,12 +96,12 @@ def _attrs(node: ir.Node) -> dict[str, int | float | str] | str:
     }
 
 
-def _layer(node: ir.Node, key_dim: int, value_dim: int, kv_heads: int) -> int | str:
+def _layer(node: ir.Node, places: tuple[int, int], sizes: tuple[int, int], kv_heads: int) -> int | str:
     """The N of its four cache names, or why they are not the caches of one layer."""
     layers: set[str] = set()
-    for i, kind, dim in ((4, "key", key_dim), (5, "value", value_dim)):
+    for out, (i, kind, dim) in enumerate(zip(places, ("key", "value"), sizes, strict=True), start=1):
         past = match.operand(node, i)
-        present = node.outputs[i - 3] if len(node.outputs) > i - 3 else None
+        present = node.outputs[out] if len(node.outputs) > out else None
         if past is None or present is None:
             return "it should read past_key_values and write present: without a cache it sees no past"
         before, after = PAST_NAME.match(past.name or ""), PRESENT_NAME.match(present.name or "")
