@@ -86,6 +86,7 @@ def check_node(node: Node, values: Mapping[str, Value]) -> None:
     if len(node.outputs) != len(outputs):
         raise _fail(node, f"gives {len(outputs)} outputs, has {len(node.outputs)}")
     seen = list(zip(inputs, node.inputs, strict=False)) + list(zip(outputs, node.outputs, strict=True))
+    bound |= {f"has {o.name}": int(bool(name)) for o, name in zip(inputs, node.inputs, strict=False)}
     for index, (wanted_operand, name) in enumerate(seen):
         if not name:
             if not wanted_operand.optional:
@@ -313,11 +314,15 @@ _RULES: dict[str, tuple[Rule, ...]] = {
             lambda b, a: 1 <= _int(b, "top_groups") <= _int(b, "groups") and _int(b, "E") % _int(b, "groups") == 0,
             "groups should divide E, and top_groups lie in 1..groups",
         ),
+        (lambda b, a: a.get("order", "split") in ORDERS, f"order should be one of {', '.join(ORDERS)}"),
+        (
+            lambda b, a: (_int(b, "has up") == 1) == (a.get("order", "split") == "split"),
+            "`up` should be given where order is split, and only there",
+        ),
         (
             lambda b, a: _int(b, "m") == _int(b, "I") * (1 if a.get("order", "split") == "split" else 2),
             "m should be I where gate and up are apart, 2 I where order is halves or pairs",
         ),
-        (lambda b, a: a.get("order", "split") in ORDERS, f"order should be one of {', '.join(ORDERS)}"),
     ),
     "linear_glu": ((lambda b, a: a["kind"] == "silu", "kind should be silu"),),
 }

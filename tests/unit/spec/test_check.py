@@ -2,16 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from datong.conformance.build import PartBuilder
+from datong import dtypes
+from datong.conformance.build import FILE, PartBuilder
 from datong.errors import DeviceError, DtypeError, ShapeError, VerifyError
+from datong.spec import formats
 from datong.spec.check import check_node, check_part, check_step, operand
 from datong.spec.ops import OPS
-from datong.spec.program import ROWS, TOKENS, CacheSpec, Node, Part, Step
+from datong.spec.program import ROWS, TOKENS, CacheSpec, Node, Part, Step, expert
+from datong.spec.reference import dequantise
 
 
 def test_every_row_can_be_read() -> None:
@@ -27,6 +31,10 @@ def builder() -> Iterator[PartBuilder]:
         b.input("ids", (TOKENS,), "i64")
         b.input("rows", (ROWS,), "i64")
         b.input("half", (TOKENS, 32))
+        b.input("third", (TOKENS, 3))
+        b.input("fifth", (TOKENS, 5))
+        for name, out, width in (("gate", 24, 64), ("up", 24, 64), ("down", 64, 24)):
+            b.experts(name, "f32", (3, out, width), apart=name == "up")
         b.weight("w", "f32", (8, 64))
         b.weight("narrow", "f32", (8, 63))
         b.weight("q", "q4_0", (8, 64))
@@ -48,6 +56,8 @@ def change(node: Node, **changes: Any) -> Node:
 ROPE = {"num_heads": 4, "interleaved": 0}
 ATTENTION = {"layer": 0, "num_heads": 4, "num_kv_heads": 2, "scale": 0.5, "window": 0, "softcap": 0.0}
 Y = [("y", (TOKENS, 64))]
+MOE = {"top_k": 2, "score": "softmax", "renorm": 1, "scale": 1.0, "kind": "silu"}
+MOE_IN = ["x", "third", "gate", "up", "down"]
 
 BROKEN: list[tuple[str, str, list[str], list[Any], dict[str, Any]]] = [
     ("no such operator", "frobnicate", ["x"], Y, {}),
@@ -78,7 +88,27 @@ BROKEN: list[tuple[str, str, list[str], list[Any], dict[str, Any]]] = [
     ("`k` should be [T, Hkv*D] with", "attention", ["x", "x", "x"], Y, ATTENTION),
     ("group should divide n", "slice", ["x"], [("y", (TOKENS, 4))], {"group": 48, "start": 0, "length": 3}),
     ("start + length should lie within group", "slice", ["x"], Y, {"group": 8, "start": 1, "length": 8}),
-    ("kind should be silu, here kind is gelu", "glu", ["x", "x"], Y, {"kind": "gelu"}),
+    ("kind should be one of silu, gelu_tanh", "glu", ["x", "x"], Y, {"kind": "gelu"}),
+    ("limit should be > 0 for silu_clamp and oai", "glu", ["x", "x"], Y, {"kind": "oai", "alpha": 1.0}),
+    ("limit should be > 0 for silu_clamp and oai", "glu", ["x", "x"], Y, {"kind": "silu", "limit": 1.0}),
+    ("alpha should be > 0 for oai", "glu", ["x", "x"], Y, {"kind": "silu", "alpha": 1.0}),
+    ("g should divide n", "scale_groups", ["x", "fifth"], Y, {}),
+    (
+        "bias should be one of none, alibi, sqrt_alibi",
+        "attention",
+        ["x", "half", "half"],
+        Y,
+        {**ATTENTION, "bias": "t5"},
+    ),
+    ("`sinks` should be [Hq] with Hq = 4", "attention", ["x", "half", "half", "odd"], Y, ATTENTION),
+    ("K should be at most E", "moe", MOE_IN, Y, {**MOE, "top_k": 4}),
+    ("score should be softmax or sigmoid", "moe", MOE_IN, Y, {**MOE, "score": "tanh"}),
+    ("groups should divide E", "moe", MOE_IN, Y, {**MOE, "groups": 2}),
+    ("m should be I where gate and up", "moe", [*MOE_IN[:3], "", "down"], Y, {**MOE, "order": "pairs"}),
+    ("`up` should be given where order is split", "moe", MOE_IN, Y, {**MOE, "order": "pairs"}),
+    ("order should be one of split, halves, pairs", "moe", [*MOE_IN[:3], "", "down"], Y, {**MOE, "order": "odd"}),
+    ("`gate` should be a weight, `x` is a input", "moe", ["x", "third", "x", "up", "down"], Y, MOE),
+    ("should be a stack of weights [E, out, in], is [8, 64] f32", "moe", ["x", "third", "w", "up", "down"], Y, MOE),
     ("`rows` should be [R]", "take_rows", ["x", "ids"], [("y", (ROWS, 64))], {}),
     ("`weight` should be [out_1, in] with in = 64", "linear_multi", ["x", "w", "narrow"], [*Y, *Y], {"count": 2}),
 ]
@@ -216,3 +246,22 @@ def test_blocks_that_the_window_has_left_may_be_absent() -> None:
     check_step(gone, block_size=16, blocks=5, window=3)
     with pytest.raises(DeviceError):
         check_step(gone, block_size=16, blocks=5, window=4)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "q4_1", "q6_k"])
+def test_an_expert_is_a_weight_of_its_own(fmt: str, apart: bool) -> None:
+    with PartBuilder(1) as b:
+        b.experts("stack", fmt, (3, 5, 256), apart=apart)
+        b.part([])
+        for index in range(3):
+            one = expert(b.values["stack"], index)
+            data = (Path(b.package) / FILE).read_bytes()
+            row = formats.BY_NAME[fmt]
+            pieces = {}
+            for piece in one.pieces:
+                raw = np.frombuffer(data[piece.offset : piece.offset + piece.length], np.uint8)
+                kind = dtypes.BY_NAME[piece.dtype]
+                shape = (*piece.shape[:-1], piece.shape[-1] * kind.bits // 8) if kind.bits < 8 else piece.shape
+                pieces[piece.role] = raw.view(np.uint8 if kind.bits < 8 else kind.numpy).reshape(shape)
+            assert np.array_equal(dequantise(row, pieces), b.arrays["stack"][index])
