@@ -33,6 +33,7 @@ from datong.compiler.passes import (
     lower_graph,
     merge_duplicates,
     recognise_attention,
+    recognise_concat,
     recognise_elementwise,
     recognise_embedding,
     recognise_functions,
@@ -64,6 +65,7 @@ FRONT: tuple[tuple[str, Callable[[ir.Graph, Path], int]], ...] = (
     ("recognise_attention", recognise_attention.run),  # caches leave the graph
     ("recognise_functions", recognise_functions.run),  # what ONNX lacks
     ("recognise_glu", recognise_glu.run),
+    ("recognise_concat", recognise_concat.run),
     ("recognise_elementwise", recognise_elementwise.run),
     ("flatten_tokens", flatten_tokens.run),  # [batch, seq, n] -> [T, n], or a refusal by name
 )

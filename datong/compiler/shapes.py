@@ -128,6 +128,19 @@ def slice_bounds(node: ir.Node, shape: Dims) -> tuple[int, int, int] | None:
     return (axis, start, end) if start < end else None
 
 
+def _concat(node: ir.Node, ins: Shapes) -> Shapes | None:
+    first = ins[0]
+    if first is None or not first:
+        return None
+    axis, total = int_attr(node, "axis", 0) % len(first), 0
+    for one in ins:
+        size = None if one is None or len(one) != len(first) else one[axis]
+        if one is None or not isinstance(size, int) or one[:axis] + one[axis + 1 :] != first[:axis] + first[axis + 1 :]:
+            return None
+        total += size
+    return [(*first[:axis], total, *first[axis + 1 :])]
+
+
 def _attention(node: ir.Node, ins: Shapes) -> Shapes | None:
     q, _, v = ins[:3]
     heads, kv_heads = int_attr(node, "q_num_heads", 0), int_attr(node, "kv_num_heads", 0)
@@ -157,7 +170,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(SAME, _same),
     **dict.fromkeys(BROADCAST, _broadcast),
     "Reshape": _reshape, "MatMul": _matmul, "Transpose": _transpose, "Gather": _gather, "Unsqueeze": _unsqueeze,
-    "Slice": _slice, "Attention": _attention,
+    "Slice": _slice, "Concat": _concat, "Attention": _attention,
 }  # fmt: skip
 
 

@@ -238,6 +238,14 @@ def _slice(b: PartBuilder, p: Params) -> Scene:
     return Scene([{"x": _values(b, (p["tokens"], n), p, moves=True)}], [(0, p["tokens"])])
 
 
+def _concat(b: PartBuilder, p: Params) -> Scene:
+    groups, m, k = p["parts"]
+    inputs = [b.input("a", (TOKENS, groups * m)), b.input("b", (TOKENS, groups * k))]
+    b.node("concat", inputs, [("y", (TOKENS, groups * (m + k)))], {"groups": groups})
+    data = {"a": _values(b, (p["tokens"], groups * m), p, moves=True)}
+    return Scene([data | {"b": _values(b, (p["tokens"], groups * k), p, moves=True)}], [(0, p["tokens"])])
+
+
 def _take_rows(b: PartBuilder, p: Params) -> Scene:
     inputs = [b.input("x", (TOKENS, p["n"])), b.input("rows", (ROWS,), "i64")]
     b.node("take_rows", inputs, [("y", (ROWS, p["n"]))])
@@ -300,6 +308,7 @@ BUILDERS: dict[str, Callable[[PartBuilder, Params], Scene]] = {
     "scale_groups": _scale_groups,
     "moe": _moe,
     "slice": _slice,
+    "concat": _concat,
     "take_rows": _take_rows,
     "add_rms_norm": _add_rms_norm,
     "linear_multi": _linear_multi,

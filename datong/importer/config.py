@@ -7,7 +7,7 @@ nobody asked for. So a new variant of a known model_type, announced by a new key
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from datong.errors import ConfigError
@@ -79,6 +79,39 @@ class Config:
         """A whole number from `minimum` to `maximum`."""
         fits = lambda v: type(v) is int and minimum <= v <= maximum  # noqa: E731
         return int(self._checked(key, default, fits, f"a whole number from {minimum} to {maximum}"))
+
+    def integers(self, key: str, default: Any = REQUIRED) -> tuple[int, ...]:
+        """A list of whole numbers."""
+        fits = lambda v: isinstance(v, list | tuple) and all(type(n) is int for n in v)  # noqa: E731
+        return tuple(self._checked(key, default, fits, "a list of whole numbers"))
+
+    def either(self, key: str, alias: str, default: Any = REQUIRED) -> int:
+        """A whole number with two spellings; both may be there if they agree."""
+        absent = object()
+        name, other = (key, alias) if self.raw(key, absent) is not absent else (alias, key)
+        value = self.integer(name, default)
+        if self.raw(other, None) not in (None, value):
+            raise self.error(f"config keys `{key}` and `{alias}` mean the same and contradict each other")
+        return value
+
+    def numbers_in_text(self, key: str, default: Iterable[int]) -> frozenset[int]:
+        """Whole numbers in a string, as `1,2,5`."""
+        value = self.raw(key, None)
+        if value is None:
+            return frozenset(default)
+        if not isinstance(value, str) or not all(part.strip().isdecimal() for part in value.split(",")):
+            raise self.error(f"{self.what} `{key}` should be whole numbers with commas between, it is {show(value)}")
+        return frozenset(int(part) for part in value.split(","))
+
+    def inner(self, key: str) -> Config:
+        """An object inside, as a config of its own, whose ignored keys are reported with this one's."""
+        value = self._checked(key, REQUIRED, lambda v: isinstance(v, dict), "an object")
+        found = Config(value, self.model_type, f"`{key}` key")
+        found.ignored = self.ignored
+        return found
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
         """A number from 1e-15 to 1e15, so that products of two stay finite in float32."""

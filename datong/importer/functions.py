@@ -76,7 +76,8 @@ class Body:
 
 def overload(attributes: Attrs, present: Sequence[bool]) -> str:
     """The name of the body: the attributes in order, and which optional inputs there are."""
-    parts = [f"{name}_{value}" for name, value in sorted(attributes.items())]
+    # floats as f32, which is what an attribute of a file holds
+    parts = [f"{k}_{np.float32(v) if isinstance(v, float) else v}" for k, v in sorted(attributes.items())]
     return ".".join([*parts, "".join("1" if there else "0" for there in present)])
 
 

@@ -198,6 +198,26 @@ class GraphBuilder:
         )
         return self.node("Reshape", [normed, self.integers(0, 0, width)], _dims(x), f"{name}.packed")
 
+    def half_norms(self, x: ir.Value, weights: Sequence[str], eps: float, heads: int, name: str) -> ir.Value:
+        """RMSNorm of each half of each head, with a weight of its own: [batch, seq, heads * D] -> the same."""
+        width = _width(x)
+        dim = width // heads // 2
+        parts = self.slices(x, 2 * dim, [dim, dim], [f"{name}.first", f"{name}.second"])
+        normed = [self.head_norm(part, weight, eps, dim, f"{name}.{i}")
+                  for i, (part, weight) in enumerate(zip(parts, weights, strict=True))]  # fmt: skip
+        return self.joined(normed, heads, name)
+
+    def joined(self, parts: Sequence[ir.Value], groups: int, name: str) -> ir.Value:
+        """Join channels group by group, the inverse of `slices`: [batch, seq, groups * d_i] -> their sum."""
+        grids = [
+            self.node("Reshape", [part, self.integers(0, 0, groups, _width(part) // groups)],
+                      ("batch", "seq", groups, _width(part) // groups), f"{name}.part{i}")
+            for i, part in enumerate(parts)
+        ]  # fmt: skip
+        total = sum(_width(part) for part in parts)
+        whole = self.node("Concat", grids, ("batch", "seq", groups, total // groups), f"{name}.groups", axis=-1)
+        return self.node("Reshape", [whole, self.integers(0, 0, total)], ("batch", "seq", total), name)
+
     def rope_table(self, positions: ir.Value, rope: Rope, name: str) -> tuple[ir.Value, ir.Value]:
         """[batch, seq] i64 -> cos, sin [batch, seq, D/2]."""
         half = len(rope.inv_freq)

@@ -6,18 +6,44 @@ from typing import Any
 
 from datong.errors import CheckpointError, UnknownModel
 from datong.importer.config import Config
-from datong.importer.models import internlm2, internlm3, llama, mistral, qwen2, qwen3
-from datong.importer.models.decoder import Built, Reader, build
+from datong.importer.models import (
+    glm4,
+    glm4_moe,
+    gpt_oss,
+    internlm2,
+    internlm3,
+    llama,
+    minimax_m2,
+    mistral,
+    mixtral,
+    neo_chat,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    step1,
+    step3_text,
+)
+from datong.importer.models.decoder import Built, Reader
+from datong.importer.models.layers import build
 from datong.importer.show import show
 from datong.importer.weights import WeightMap
 
 FAMILIES: dict[str, Reader] = {
+    "glm4": glm4.read,
+    "glm4_moe": glm4_moe.read,
+    "gpt_oss": gpt_oss.read,
     "internlm2": internlm2.read,
     "internlm3": internlm3.read,
     "llama": llama.read,
+    "minimax_m2": minimax_m2.read,
     "mistral": mistral.read,
+    "mixtral": mixtral.read,
+    "neo_chat": neo_chat.read,
     "qwen2": qwen2.read,
     "qwen3": qwen3.read,
+    "qwen3_moe": qwen3_moe.read,
+    "step1": step1.read,
+    "step3_text": step3_text.read,
 }
 
 

@@ -47,13 +47,24 @@ class Rope:
     context_length: int  # tokens
 
 
-def read_rope(config: Config, head_dim: int, max_position: int, default_theta: float = 10000.0) -> Rope:
-    """The rope of a model whose heads rotate all of their `head_dim` channels (even).
+def read_rope(
+    config: Config, head_dim: int, max_position: int, default_theta: float = 10000.0, partial: float | None = None
+) -> Rope:
+    """The rope of a model whose heads of `head_dim` channels (even) rotate all of them, or a part.
+
+    Args:
+        config: of the model.
+        head_dim: channels of a head.
+        max_position: the family's context.
+        default_theta: where the config says nothing.
+        partial: the family's share of rotated channels where the config has no `partial_rotary_factor`; None: the
+            family rotates all, and a config that says otherwise is refused.
 
     Raises:
         ConfigError: an unknown rope type or key, a missing or contradictory value.
     """
     parameters, theta = _parameters(config, default_theta)
+    head_dim = rotated_channels(config, parameters, head_dim, partial)
     kind = parameters.text("rope_type", "default")
     if kind not in _KEYS:
         message = f"rope type {show(kind)} is not known for model_type `{config.model_type}`"
@@ -106,9 +117,25 @@ def _parameters(config: Config, default_theta: float) -> tuple[Config, float]:
         raise config.error(f"`rope_theta` is {theta:g} and {inner:g} inside the rope parameters", "remove one")
     if inner <= 1:
         raise config.error(f"`rope_theta` should be above 1, it is {inner:g}")
-    for source in (config, parameters):
-        source.expect("partial_rotary_factor", 1.0, "heads of this family rotate all of their channels")
     return parameters, inner
+
+
+def rotated_channels(config: Config, parameters: Config, head_dim: int, partial: float | None) -> int:
+    """How many channels of a head rotate; the share may stand in the config or among the rope keys."""
+    if partial is None:
+        for source in (config, parameters):
+            source.expect("partial_rotary_factor", 1.0, "heads of this family rotate all of their channels")
+        return head_dim
+    outer = config.number("partial_rotary_factor", partial)
+    share = parameters.number("partial_rotary_factor", outer)
+    if share != outer and config.raw("partial_rotary_factor", None) is not None:
+        raise config.error(
+            f"`partial_rotary_factor` is {outer:g} and {share:g} inside the rope parameters", "remove one"
+        )
+    rotated = int(head_dim * share)
+    if not 0 < rotated <= head_dim or rotated % 2:
+        raise config.error(f"`partial_rotary_factor` {share:g} should give an even part of {head_dim} channels")
+    return rotated
 
 
 def _llama3(parameters: Config, inv_freq: np.ndarray, max_position: int) -> np.ndarray:

@@ -303,6 +303,12 @@ _RULES: dict[str, tuple[Rule, ...]] = {
     "embedding": ((lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),),
     "rope_table": ((lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),),
     "take_rows": ((lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),),
+    "concat": (
+        (
+            lambda b, a: _int(b, "n") == _int(b, "groups") * (_int(b, "m") + _int(b, "k")),
+            "n should be groups * (m + k)",
+        ),
+    ),
     "scale_groups": ((lambda b, a: _int(b, "n") % _int(b, "g") == 0, "g should divide n"),),
     "glu": _GLU,
     "moe": (

@@ -335,6 +335,12 @@ def slice_(x: Array, *, group: int, start: int, length: int) -> Array:
     return _f32(x.reshape(x.shape[0], groups, group)[:, :, start : start + length].reshape(x.shape[0], groups * length))
 
 
+def concat(a: Array, b: Array, *, groups: int) -> Array:
+    """Join channels group by group.  a [T, G * m], b [T, G * k] -> [T, G * (m + k)] f32.  Source: ONNX Concat-13."""
+    parts = [x.reshape(x.shape[0], groups, x.shape[1] // groups) for x in (a, b)]
+    return _f32(np.concatenate(parts, axis=2).reshape(a.shape[0], a.shape[1] + b.shape[1]))
+
+
 def take_rows(x: Array, rows: Array) -> Array:
     """y[r] = x[rows[r]].  x [T, n], rows [R] i64 in 0..T-1 -> [R, n] f32.  Source: ONNX Gather-13."""
     return _f32(x[rows])
@@ -370,7 +376,7 @@ def linear_add(x: Array, weight: Array, residual: Array, bias: Array | None = No
 
 _ALL = (
     *(embedding, linear, rms_norm, rope_table, rope, attention, glu, add, mul, sigmoid, scale, scale_groups, moe),
-    *(slice_, take_rows),
+    *(slice_, concat, take_rows),
     *(add_rms_norm, linear_multi, linear_glu, linear_add),
 )
 FUNCTIONS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {f.__name__.rstrip("_"): f for f in _ALL}

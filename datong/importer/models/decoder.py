@@ -1,21 +1,20 @@
-"""The pre-norm decoder that the dense families share: what they differ in is data.
+"""What a pre-norm decoder can be, as data: families differ in it, layers.py builds the graph of it.
 
-x = embedding[ids]; per layer x = x + o(attention(rope(q), rope(k), v)) and x = x + down(silu(gate) * up), each of
-norm(x); logits = head(norm(x)).
+x = embedding[ids]; per layer x = x + o(attention(rope(q), rope(k), v)) and x = x + mlp(x), each of norm(x), the mlp
+being down(glu(gate, up)) or a mixture of such experts; logits = head(norm(x)).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx_ir as ir
 
 from datong.importer.config import Config
-from datong.importer.graph import I64, GraphBuilder
 from datong.importer.rope import Rope
 from datong.importer.show import show
-from datong.importer.weights import WeightMap
 from datong.spec.program import CacheSpec
 
 # Far above any model; so that a config of a few bytes cannot ask for gigabytes of tables.
@@ -33,6 +32,8 @@ class Names:
     head: str = "lm_head"
     attn_norm: str = "input_layernorm"
     mlp_norm: str = "post_attention_layernorm"
+    attn_out_norm: str = ""  # sandwich: norms of what attention and MLP give, before the residual
+    mlp_out_norm: str = ""
     attn: str = "self_attn."
     q: str = "q_proj"
     k: str = "k_proj"
@@ -41,10 +42,68 @@ class Names:
     qkv: str = ""  # one packed matrix instead of q, k, v
     q_norm: str = "q_norm"
     k_norm: str = "k_norm"
+    q_in: str = ""  # queries through a narrow matrix first: its name, and that of the norm between
+    q_in_norm: str = ""
+    gate_heads: str = ""  # a gate per head on what attention gives
+    sinks: str = ""
     mlp: str = "mlp."
     gate: str = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
+    gate_up: str = ""  # one matrix instead of gate and up, the gate's rows first
+
+
+@dataclass(frozen=True)
+class Glu:
+    """A kind of spec/ops.py `glu` with its numbers."""
+
+    kind: str = "silu"
+    limit: float = 0.0
+    alpha: float = 0.0
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts in the place of the MLP. Names follow the layer's prefix."""
+
+    count: int
+    top_k: int
+    inner: int
+    score: str = "softmax"
+    renorm: bool = True
+    scale: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
+    glu: Glu = field(default_factory=Glu)
+    router: str = "mlp.gate"
+    router_bias: bool = False
+    select_bias: str = ""  # name of a vector [count] that helps to choose, and does not weigh
+    gate: str = "mlp.experts.{}.gate_proj.weight"  # with {}: a tensor each [out, in]; without: a stack
+    up: str = "mlp.experts.{}.up_proj.weight"  # empty: inside `gate`, in `order`
+    down: str = "mlp.experts.{}.down_proj.weight"
+    order: str = "split"
+    swapped: bool = False  # stacks are stored [count, in, out]
+    gate_bias: str = ""
+    up_bias: str = ""
+    down_bias: str = ""
+    shared: str = ""  # prefix of an MLP that every token passes: `mlp.shared_experts.`
+    shared_inner: int = 0
+    shared_glu: Glu = field(default_factory=Glu)
+    shared_gate: str = ""  # a matrix [1, hidden] whose sigmoid weighs the shared MLP
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What may differ from layer to layer."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inner: int  # of the dense MLP
+    window: int = 0  # keys; 0: all
+    rope: int | None = 0  # which of Decoder.ropes; None: positions do not turn q and k
+    glu: Glu = field(default_factory=Glu)
+    experts: Experts | None = None
 
 
 @dataclass(frozen=True)
@@ -53,20 +112,40 @@ class Decoder:
 
     vocab: int
     hidden: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
+    layers: tuple[Layer, ...]
     eps: float
     tied: bool
-    rope: Rope
-    windows: tuple[int, ...] = ()  # per layer, in keys; 0: all. Empty: all layers see everything
+    ropes: tuple[Rope, ...]
+    context: int = 0  # tokens; 0: as the first rope says
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: bool = False  # RMSNorm per head, before rope
+    qk_norm: str = ""  # RMSNorm of q and k before rope: `head`, `whole` width, or `halves` of each head
+    q_rank: int = 0  # width between q_in and q
+    interleaved: bool = False  # rope turns neighbours
+    norm_offset: float = 0.0  # 1: norm weights are stored less 1
+    embed_scale: float = 0.0  # 0: none
+    attn_scale: float = 0.0  # of the scores; 0: 1 / sqrt(head_dim)
+    slopes: tuple[float, ...] = ()  # per head, for `bias`
+    bias: str = "none"
     names: Names = field(default_factory=Names)
+    ignored: tuple[tuple[str, str], ...] = ()  # (regular expression of tensor names, reason)
+
+
+def uniform(
+    *,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    inner: int,
+    rope: Rope,
+    windows: tuple[int, ...] = (),
+    **flags: Any,
+) -> Decoder:
+    """A decoder whose layers are alike, but for their windows (keys per layer, 0: all; empty: all of them)."""
+    each = (Layer(heads, kv_heads, head_dim, inner, window) for window in windows or (0,) * layers)
+    return Decoder(layers=tuple(each), ropes=(rope,), **flags)
 
 
 @dataclass(frozen=True)
@@ -97,21 +176,25 @@ class Sizes:
     head_dim: int
 
 
-def read_sizes(config: Config, kv_heads: int | None = None, head_dim: int | None = None) -> Sizes:
+def read_sizes(
+    config: Config, kv_heads: int | None = None, head_dim: int | None = None, activation: str = "silu"
+) -> Sizes:
     """Read and check the common sizes; checks `hidden_act` on the way.
 
     Args:
         config: of the model.
         kv_heads: the family's default where `num_key_value_heads` is absent; None: as many as query heads.
             Null always means that.
+        activation: what `hidden_act` must be; empty: the family reads it.
         head_dim: the family's default where `head_dim` is absent; None: hidden / heads. Null always means that.
 
     Raises:
         ConfigError: a size is missing, or they do not go together.
     """
-    activation = config.text("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        raise config.error(f"config key `hidden_act` should be `silu`, it is {show(activation)}")
+    if activation:
+        found = config.text("hidden_act", activation)
+        if found not in {activation, *(("swish",) if activation == "silu" else ())}:
+            raise config.error(f"config key `hidden_act` should be `{activation}`, it is {show(found)}")
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kv = config.integer("num_key_value_heads", heads) if _decided(config, "num_key_value_heads", kv_heads) else kv_heads
     if _decided(config, "head_dim", head_dim):
@@ -152,64 +235,3 @@ def read_windows(config: Config, layers: int, default_from: int = 28) -> tuple[i
     if "sliding_attention" in types and not window:
         raise config.error("`layer_types` has `sliding_attention`, but no sliding window is in use")
     return tuple(window if t == "sliding_attention" else 0 for t in types)
-
-
-def build(family: str, config: Config, decoder: Decoder, weights: WeightMap) -> Built:
-    """The graph of `decoder` over `weights`. Raises CheckpointError for a tensor that is missing or misshapen."""
-    d, n, b = decoder, decoder.names, GraphBuilder(family, weights)
-    ids = b.input("input_ids", I64, ("batch", "seq"))
-    positions = b.input("position_ids", I64, ("batch", "seq"))
-    table = b.rope_table(positions, d.rope, "rope")
-    x = b.embedding(ids, f"{n.embed}.weight", d.vocab, d.hidden, "embed")
-    for i in range(d.layers):
-        with b.scope(f"layers.{i}"):
-            x = _layer(b, d, i, x, table)
-    x = b.rms_norm(x, f"{n.norm}.weight", d.eps, "norm")
-    head = n.embed if d.tied else n.head
-    b.output(b.linear(x, f"{head}.weight", d.vocab, "head"), "logits")
-    weights.ignore(
-        lambda name: name.endswith((".rotary_emb.inv_freq", ".rope.inv_freq")),
-        "a table that the graph computes from the config",
-    )
-    if d.tied:
-        weights.ignore(lambda name: name == f"{n.head}.weight", "tied: the embedding takes its place")
-    return Built(b.finish(), family, tuple(b.caches), d.vocab, d.rope.context_length, dict(config.ignored))
-
-
-def _layer(b: GraphBuilder, d: Decoder, i: int, x: ir.Value, table: tuple[ir.Value, ir.Value]) -> ir.Value:
-    """One decoder layer: [batch, seq, hidden] -> the same."""
-    n, prefix = d.names, d.names.layer.format(i)
-    with b.scope("attn"):
-        h = b.rms_norm(x, f"{prefix}{n.attn_norm}.weight", d.eps, "norm")
-        q, k, v = _packed_qkv(b, d, prefix, h) if n.qkv else _qkv(b, d, prefix, h)
-        if d.qk_norm:
-            q = b.head_norm(q, f"{prefix}{n.attn}{n.q_norm}.weight", d.eps, d.head_dim, "q_norm")
-            k = b.head_norm(k, f"{prefix}{n.attn}{n.k_norm}.weight", d.eps, d.head_dim, "k_norm")
-        q, k = b.rope(q, table, d.heads, "q_rope"), b.rope(k, table, d.kv_heads, "k_rope")
-        y = b.attention(q, k, v, d.heads, d.kv_heads, d.windows[i] if d.windows else 0, "attention")
-        x = b.add(x, _linear(b, f"{prefix}{n.attn}{n.o}", y, d.hidden, d.o_bias, "o_proj"), "residual")
-    with b.scope("mlp"):
-        h = b.rms_norm(x, f"{prefix}{n.mlp_norm}.weight", d.eps, "norm")
-        gate = _linear(b, f"{prefix}{n.mlp}{n.gate}", h, d.inner, d.mlp_bias, "gate_proj")
-        up = _linear(b, f"{prefix}{n.mlp}{n.up}", h, d.inner, d.mlp_bias, "up_proj")
-        y = b.silu_glu(gate, up, "glu")
-        return b.add(x, _linear(b, f"{prefix}{n.mlp}{n.down}", y, d.hidden, d.mlp_bias, "down_proj"), "residual")
-
-
-def _qkv(b: GraphBuilder, d: Decoder, prefix: str, h: ir.Value) -> list[ir.Value]:
-    n = d.names
-    rows = ((n.q, d.heads, "q_proj"), (n.k, d.kv_heads, "k_proj"), (n.v, d.kv_heads, "v_proj"))
-    return [_linear(b, f"{prefix}{n.attn}{w}", h, c * d.head_dim, d.qkv_bias, name) for w, c, name in rows]
-
-
-def _packed_qkv(b: GraphBuilder, d: Decoder, prefix: str, h: ir.Value) -> list[ir.Value]:
-    """Rows of the packed matrix go per key-value head: its query heads, then k, then v."""
-    group = d.heads // d.kv_heads
-    rows = (d.heads + 2 * d.kv_heads) * d.head_dim
-    packed = _linear(b, f"{prefix}{d.names.attn}{d.names.qkv}", h, rows, d.qkv_bias, "qkv_proj")
-    lengths = [group * d.head_dim, d.head_dim, d.head_dim]
-    return b.slices(packed, (group + 2) * d.head_dim, lengths, ["q", "k", "v"])
-
-
-def _linear(b: GraphBuilder, weight: str, x: ir.Value, out: int, bias: bool, name: str) -> ir.Value:
-    return b.linear(x, f"{weight}.weight", out, name, f"{weight}.bias" if bias else "")

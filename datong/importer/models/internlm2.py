@@ -10,7 +10,7 @@ Traps, each has been got wrong before:
 from __future__ import annotations
 
 from datong.importer.config import Config
-from datong.importer.models.decoder import Decoder, Names, read_sizes
+from datong.importer.models.decoder import Decoder, Names, read_sizes, uniform
 from datong.importer.rope import read_rope
 
 NAMES = Names(
@@ -24,7 +24,7 @@ def read(config: Config) -> Decoder:
     s = read_sizes(config)
     config.expect("pretraining_tp", 1, "weights split for training in slices are not supported")
     bias = config.flag("bias", True)
-    return Decoder(
+    return uniform(
         **vars(s), eps=config.number("rms_norm_eps", 1e-6), tied=config.flag("tie_word_embeddings", False),
         rope=read_rope(config, s.head_dim, config.integer("max_position_embeddings", 2048)),
         qkv_bias=bias, o_bias=bias, names=NAMES,

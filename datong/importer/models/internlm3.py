@@ -10,7 +10,7 @@ Traps, each has been got wrong before:
 from __future__ import annotations
 
 from datong.importer.config import Config
-from datong.importer.models.decoder import Decoder, read_sizes
+from datong.importer.models.decoder import Decoder, read_sizes, uniform
 from datong.importer.rope import read_rope
 
 
@@ -18,7 +18,7 @@ def read(config: Config) -> Decoder:
     """Defaults: InternLM3Config of the published checkpoints and of transformers."""
     s = read_sizes(config, kv_heads=2, head_dim=128)
     bias = _flag(config, "bias", "mlp_bias")
-    return Decoder(
+    return uniform(
         **vars(s), eps=config.number("rms_norm_eps", 1e-5), tied=config.flag("tie_word_embeddings", False),
         rope=read_rope(config, s.head_dim, config.integer("max_position_embeddings", 32768)),
         qkv_bias=_flag(config, "qkv_bias", "attention_bias"), o_bias=bias, mlp_bias=bias,

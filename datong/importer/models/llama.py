@@ -12,7 +12,7 @@ Traps, each has been got wrong before:
 from __future__ import annotations
 
 from datong.importer.config import Config
-from datong.importer.models.decoder import Decoder, read_sizes
+from datong.importer.models.decoder import Decoder, read_sizes, uniform
 from datong.importer.rope import read_rope
 
 
@@ -23,7 +23,7 @@ def read(config: Config) -> Decoder:
     config.expect("rope_interleaved", False, "published checkpoints rotate halves, whatever their origin rotated")
     config.expect("activation", "swiglu", "Falcon 3 says so beside `hidden_act`; another activation is another model")
     bias, mlp_bias = config.flag("attention_bias", False), config.flag("mlp_bias", False)
-    return Decoder(
+    return uniform(
         **vars(s), eps=config.number("rms_norm_eps", 1e-6), tied=config.flag("tie_word_embeddings", False),
         rope=read_rope(config, s.head_dim, config.integer("max_position_embeddings", 2048)),
         qkv_bias=bias, o_bias=bias, mlp_bias=mlp_bias,

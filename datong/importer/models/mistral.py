@@ -10,7 +10,7 @@ Traps, each has been got wrong before:
 from __future__ import annotations
 
 from datong.importer.config import Config
-from datong.importer.models.decoder import Decoder, read_sizes
+from datong.importer.models.decoder import Decoder, read_sizes, uniform
 from datong.importer.rope import read_rope
 
 
@@ -18,7 +18,7 @@ def read(config: Config) -> Decoder:
     """Defaults: transformers MistralConfig."""
     s = read_sizes(config, kv_heads=8)
     window = 0 if config.raw("sliding_window", 4096) is None else config.integer("sliding_window", 4096)
-    return Decoder(
+    return uniform(
         **vars(s), eps=config.number("rms_norm_eps", 1e-6), tied=config.flag("tie_word_embeddings", False),
         rope=read_rope(config, s.head_dim, config.integer("max_position_embeddings", 131072)),
         windows=(window,) * s.layers,

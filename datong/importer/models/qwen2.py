@@ -11,7 +11,7 @@ Traps, each has been got wrong before:
 from __future__ import annotations
 
 from datong.importer.config import Config
-from datong.importer.models.decoder import Decoder, read_sizes, read_windows
+from datong.importer.models.decoder import Decoder, read_sizes, read_windows, uniform
 from datong.importer.rope import read_rope
 
 
@@ -19,7 +19,7 @@ def read(config: Config) -> Decoder:
     """Defaults: transformers Qwen2Config."""
     s = read_sizes(config, kv_heads=32)
     config.expect("use_mrope", False, "positions in three axes belong to the vision models")
-    return Decoder(
+    return uniform(
         **vars(s), eps=config.number("rms_norm_eps", 1e-6), tied=config.flag("tie_word_embeddings", False),
         rope=read_rope(config, s.head_dim, config.integer("max_position_embeddings", 32768)),
         windows=read_windows(config, s.layers), qkv_bias=True,

@@ -46,16 +46,20 @@ def test_goldens_are_accounted_for(name: str) -> None:
     assert "architectures" in built.ignored_keys
 
 
+def windows(decoder: Decoder) -> tuple[int, ...]:
+    return tuple(layer.window for layer in decoder.layers)
+
+
 def test_every_family_file_is_registered() -> None:
     folder = Path(registry.__file__).parent / "models"
-    assert {p.stem for p in folder.glob("*.py")} - {"__init__", "decoder"} == set(registry.FAMILIES)
+    assert {p.stem for p in folder.glob("*.py")} - {"__init__", "decoder", "layers"} == set(registry.FAMILIES)
 
 
 @pytest.mark.parametrize("model_type", [None, "gpt2", 3, ["llama"]])
 def test_unknown_model(model_type: Any) -> None:
     with pytest.raises(UnknownModel, match=r"model_type.* is (not known|missing)") as error:
         registry.build_model({"model_type": model_type}, checkpoint.read_weights(GOLDENS / "llama3"))
-    assert "internlm2, internlm3, llama, mistral, qwen2, qwen3" in (error.value.hint or "")
+    assert f"known: {', '.join(registry.FAMILIES)}" == error.value.hint
 
 
 PUBLISHED = {
@@ -109,7 +113,7 @@ def test_published_configs_are_read(name: str) -> None:
     """The keys that real config.json files have, as quoted in public repositories."""
     family, values = PUBLISHED[name]
     decoder = read(family, **values)
-    assert decoder.rope.context_length == values["max_position_embeddings"] and not any(decoder.windows)
+    assert decoder.ropes[0].context_length == values["max_position_embeddings"] and not any(windows(decoder))
 
 
 @pytest.mark.parametrize("family", sorted(registry.FAMILIES))
@@ -127,7 +131,7 @@ def test_published_configs_are_read(name: str) -> None:
         ({"head_dim": None, "hidden_size": 66, "num_key_value_heads": 2}, "`hidden_size` 66 should be a multiple"),
         ({"rms_norm_eps": 0}, "`rms_norm_eps` should be a number"),
         ({"tie_word_embeddings": "yes"}, "`tie_word_embeddings` should be true or false"),
-        ({"num_experts": 8}, "`num_experts` is not known for model_type"),
+        ({"num_widgets": 8}, "`num_widgets` is not known for model_type"),
         ({"quantization_config": {"quant_method": "fp8"}}, "format `fp8` are not supported yet"),
     ],
 )
@@ -141,14 +145,14 @@ def test_wrong_configs_are_named(family: str, changes: dict[str, Any], text: str
 
 
 def test_family_defaults() -> None:
-    assert read("llama").kv_heads == 4 and read("llama").head_dim == 16
-    assert read("mistral", num_attention_heads=8).kv_heads == 8
-    assert read("mistral", num_attention_heads=8).windows == (4096,) * 4
-    assert read("mistral", num_key_value_heads=None, sliding_window=None).windows == (0,) * 4
-    assert read("mistral", num_key_value_heads=None, sliding_window=None).kv_heads == 4
-    assert read("qwen3", num_attention_heads=32).head_dim == 128
-    assert read("qwen3", num_key_value_heads=2, head_dim=None).head_dim == 16
-    assert read("internlm3", head_dim=16).kv_heads == 2 and read("internlm3").head_dim == 128
+    assert read("llama").layers[0].kv_heads == 4 and read("llama").layers[0].head_dim == 16
+    assert read("mistral", num_attention_heads=8).layers[0].kv_heads == 8
+    assert windows(read("mistral", num_attention_heads=8)) == (4096,) * 4
+    assert windows(read("mistral", num_key_value_heads=None, sliding_window=None)) == (0,) * 4
+    assert read("mistral", num_key_value_heads=None, sliding_window=None).layers[0].kv_heads == 4
+    assert read("qwen3", num_attention_heads=32).layers[0].head_dim == 128
+    assert read("qwen3", num_key_value_heads=2, head_dim=None).layers[0].head_dim == 16
+    assert read("internlm3", head_dim=16).layers[0].kv_heads == 2 and read("internlm3").layers[0].head_dim == 128
     assert read("internlm2").qkv_bias and not read("internlm2", bias=False).qkv_bias
     assert read("qwen2", num_key_value_heads=2).qkv_bias and not read("qwen2", num_key_value_heads=2).o_bias
 
@@ -166,7 +170,7 @@ def test_biases() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "windows"),
+    ("values", "expected"),
     [
         ({}, (0, 0, 0, 0)),
         ({"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 0}, (0, 0, 0, 0)),
@@ -182,8 +186,8 @@ def test_biases() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_windows(family: str, values: dict[str, Any], windows: tuple[int, ...]) -> None:
-    assert read(family, num_key_value_heads=2, **values).windows == windows
+def test_windows(family: str, values: dict[str, Any], expected: tuple[int, ...]) -> None:
+    assert windows(read(family, num_key_value_heads=2, **values)) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,184 @@
+"""The graph of a decoder: every family's, from the data of decoder.py."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx_ir as ir
+
+from datong.importer.config import Config
+from datong.importer.graph import I64, GraphBuilder
+from datong.importer.models.decoder import Built, Decoder, Experts, Glu, Layer
+from datong.importer.weights import WeightMap
+
+Table = tuple[ir.Value, ir.Value]
+
+
+def build(family: str, config: Config, decoder: Decoder, weights: WeightMap) -> Built:
+    """The graph of `decoder` over `weights`. Raises CheckpointError for a tensor that is missing or misshapen."""
+    d, n, b = decoder, decoder.names, GraphBuilder(family, weights)
+    ids = b.input("input_ids", I64, ("batch", "seq"))
+    positions = b.input("position_ids", I64, ("batch", "seq"))
+    used = sorted({layer.rope for layer in d.layers if layer.rope is not None})
+    tables = {i: b.rope_table(positions, d.ropes[i], "rope" if len(d.ropes) == 1 else f"rope.{i}") for i in used}
+    x = b.embedding(ids, f"{n.embed}.weight", d.vocab, d.hidden, "embed")
+    if d.embed_scale:
+        x = b.scale(x, d.embed_scale, "embed.scaled")
+    for i, layer in enumerate(d.layers):
+        with b.scope(f"layers.{i}"):
+            prefix, table = n.layer.format(i), None if layer.rope is None else tables[layer.rope]
+            x = _attention_block(b, d, layer, prefix, x, table)
+            x = _mlp_block(b, d, layer, prefix, x)
+    x = b.rms_norm(x, f"{n.norm}.weight", d.eps, "norm", d.norm_offset)
+    head = n.embed if d.tied else n.head
+    b.output(b.linear(x, f"{head}.weight", d.vocab, "head"), "logits")
+    _ignore(d, weights)
+    context = d.context or d.ropes[0].context_length
+    return Built(b.finish(), family, tuple(b.caches), d.vocab, context, dict(config.ignored))
+
+
+def _ignore(d: Decoder, weights: WeightMap) -> None:
+    weights.ignore(
+        lambda name: name.endswith((".rotary_emb.inv_freq", ".rope.inv_freq")),
+        "a table that the graph computes from the config",
+    )
+    if d.tied:
+        weights.ignore(lambda name: name == f"{d.names.head}.weight", "tied: the embedding takes its place")
+    for pattern, reason in d.ignored:
+        weights.ignore(lambda name, found=re.compile(pattern): found.match(name) is not None, reason)  # type: ignore[misc]
+
+
+# ---- attention ----------------------------------------------------------------------------------------------------
+
+
+def _attention_block(
+    b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, x: ir.Value, table: Table | None
+) -> ir.Value:
+    """[batch, seq, hidden] -> the same, with the residual."""
+    n = d.names
+    with b.scope("attn"):
+        h = b.rms_norm(x, f"{prefix}{n.attn_norm}.weight", d.eps, "norm", d.norm_offset)
+        q, k, v = _packed_qkv(b, d, layer, prefix, h) if n.qkv else _qkv(b, d, layer, prefix, h)
+        q, k = (_qk_norm(b, d, layer, f"{prefix}{n.attn}", value, part) for value, part in ((q, "q"), (k, "k")))
+        if table is not None:
+            q = b.rope(q, table, layer.heads, "q_rope", d.interleaved)
+            k = b.rope(k, table, layer.kv_heads, "k_rope", d.interleaved)
+        y = b.attention(
+            q, k, v, layer.heads, layer.kv_heads, layer.window, "attention",
+            scale=d.attn_scale or None, sinks=f"{prefix}{n.attn}{n.sinks}" if n.sinks else "",
+            slopes=np.array(d.slopes, np.float32) if d.slopes else None, bias=d.bias,
+        )  # fmt: skip
+        if n.gate_heads:
+            gate = b.linear(h, f"{prefix}{n.attn}{n.gate_heads}.weight", layer.heads, "gate_proj")
+            y = b.scale_groups(y, b.sigmoid(gate, "gate"), "gated")
+        y = _linear(b, f"{prefix}{n.attn}{n.o}", y, d.hidden, d.o_bias, "o_proj")
+        if n.attn_out_norm:
+            y = b.rms_norm(y, f"{prefix}{n.attn_out_norm}.weight", d.eps, "out_norm", d.norm_offset)
+        return b.add(x, y, "residual")
+
+
+def _qk_norm(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, x: ir.Value, part: str) -> ir.Value:
+    name = d.names.q_norm if part == "q" else d.names.k_norm
+    heads = layer.heads if part == "q" else layer.kv_heads
+    if d.qk_norm == "head":
+        return b.head_norm(x, f"{prefix}{name}.weight", d.eps, layer.head_dim, f"{part}_norm", d.norm_offset)
+    if d.qk_norm == "whole":
+        return b.rms_norm(x, f"{prefix}{name}.weight", d.eps, f"{part}_norm", d.norm_offset)
+    if d.qk_norm == "halves":
+        weights = [f"{prefix}{name}.weight", f"{prefix}{name}_hw.weight"]
+        return b.half_norms(x, weights, d.eps, heads, f"{part}_norm")
+    return x
+
+
+def _qkv(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, h: ir.Value) -> list[ir.Value]:
+    n = d.names
+    source = h
+    if n.q_in:
+        narrow = b.linear(h, f"{prefix}{n.attn}{n.q_in}.weight", d.q_rank, "q_in")
+        source = b.rms_norm(narrow, f"{prefix}{n.attn}{n.q_in_norm}.weight", d.eps, "q_in_norm", d.norm_offset)
+    rows = (
+        (source, n.q, layer.heads, "q_proj"),
+        (h, n.k, layer.kv_heads, "k_proj"),
+        (h, n.v, layer.kv_heads, "v_proj"),
+    )
+    width = layer.head_dim
+    return [_linear(b, f"{prefix}{n.attn}{w}", x, c * width, d.qkv_bias, name) for x, w, c, name in rows]
+
+
+def _packed_qkv(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, h: ir.Value) -> list[ir.Value]:
+    """Rows of the packed matrix go per key-value head: its query heads, then k, then v."""
+    group, dim = layer.heads // layer.kv_heads, layer.head_dim
+    rows = (layer.heads + 2 * layer.kv_heads) * dim
+    packed = _linear(b, f"{prefix}{d.names.attn}{d.names.qkv}", h, rows, d.qkv_bias, "qkv_proj")
+    return b.slices(packed, (group + 2) * dim, [group * dim, dim, dim], ["q", "k", "v"])
+
+
+# ---- MLP ----------------------------------------------------------------------------------------------------------
+
+
+def _mlp_block(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, x: ir.Value) -> ir.Value:
+    """[batch, seq, hidden] -> the same, with the residual."""
+    n = d.names
+    with b.scope("mlp"):
+        h = b.rms_norm(x, f"{prefix}{n.mlp_norm}.weight", d.eps, "norm", d.norm_offset)
+        if layer.experts is None:
+            y = _mlp(b, d, f"{prefix}{n.mlp}", h, layer.inner, layer.glu)
+        else:
+            y = _experts(b, d, layer.experts, prefix, h)
+        if n.mlp_out_norm:
+            y = b.rms_norm(y, f"{prefix}{n.mlp_out_norm}.weight", d.eps, "out_norm", d.norm_offset)
+        return b.add(x, y, "residual")
+
+
+def _mlp(b: GraphBuilder, d: Decoder, prefix: str, h: ir.Value, inner: int, glu: Glu) -> ir.Value:
+    n = d.names
+    if n.gate_up:
+        both = _linear(b, f"{prefix}{n.gate_up}", h, 2 * inner, d.mlp_bias, "gate_up_proj")
+        gate, up = b.slices(both, 2 * inner, [inner, inner], ["gate_proj", "up_proj"])
+    else:
+        gate = _linear(b, f"{prefix}{n.gate}", h, inner, d.mlp_bias, "gate_proj")
+        up = _linear(b, f"{prefix}{n.up}", h, inner, d.mlp_bias, "up_proj")
+    y = b.glu(gate, up, "glu", glu.kind, glu.limit, glu.alpha)
+    return _linear(b, f"{prefix}{n.down}", y, d.hidden, d.mlp_bias, "down_proj")
+
+
+def _experts(b: GraphBuilder, d: Decoder, e: Experts, prefix: str, h: ir.Value) -> ir.Value:
+    router = f"{prefix}{e.router}"
+    logits = b.linear(h, f"{router}.weight", e.count, "router", f"{router}.bias" if e.router_bias else "")
+    both = e.inner * (1 if e.up else 2)
+    vectors = {"select_bias": (e.select_bias, (e.count,)), "gate_bias": (e.gate_bias, (e.count, both)),
+               "up_bias": (e.up_bias, (e.count, e.inner)), "down_bias": (e.down_bias, (e.count, d.hidden))}  # fmt: skip
+    inputs: dict[str, ir.Value | None] = {
+        "x": h,
+        "logits": logits,
+        "gate": _stack(b, e, prefix, e.gate, (both, d.hidden), "experts.gate"),
+        "up": _stack(b, e, prefix, e.up, (e.inner, d.hidden), "experts.up") if e.up else None,
+        "down": _stack(b, e, prefix, e.down, (d.hidden, e.inner), "experts.down"),
+        **{key: b.weight(f"{prefix}{name}", shape) for key, (name, shape) in vectors.items() if name},
+    }
+    attributes = {"top_k": e.top_k, "score": e.score, "renorm": int(e.renorm), "scale": float(e.scale),
+                  "groups": e.groups, "top_groups": e.top_groups, "order": e.order, "kind": e.glu.kind,
+                  "limit": e.glu.limit, "alpha": e.glu.alpha}  # fmt: skip
+    y = b.moe(inputs, attributes, "experts")
+    if not e.shared:
+        return y
+    with b.scope("shared"):
+        extra = _mlp(b, d, f"{prefix}{e.shared}", h, e.shared_inner, e.shared_glu)
+        if e.shared_gate:
+            gate = b.linear(h, f"{prefix}{e.shared_gate}.weight", 1, "gate")
+            extra = b.scale_groups(extra, b.sigmoid(gate, "gate.sigmoid"), "gated")
+    return b.add(y, extra, "with_shared")
+
+
+def _stack(b: GraphBuilder, e: Experts, prefix: str, name: str, shape: tuple[int, int], label: str) -> ir.Value:
+    """Experts [count, out, in], however they are stored."""
+    if "{}" in name:
+        return b.stack([f"{prefix}{name.format(i)}" for i in range(e.count)], shape, label)
+    if e.swapped:
+        return b.swapped(f"{prefix}{name}", (e.count, *shape), label)
+    return b.weight(f"{prefix}{name}", (e.count, *shape))
+
+
+def _linear(b: GraphBuilder, weight: str, x: ir.Value, out: int, bias: bool, name: str) -> ir.Value:
+    return b.linear(x, f"{weight}.weight", out, name, f"{weight}.bias" if bias else "")
