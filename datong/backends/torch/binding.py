@@ -21,7 +21,7 @@ per step and layer with device tensors and must not touch the host (`.cpu()`, `.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from datong.chips.load import Chip
@@ -63,16 +63,23 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Context:
-    """What a binding may use when it is made: once, at compile time."""
+class Terms:
+    """What is settled before a node is lowered, so that a binding can refuse it."""
 
-    operator: Call  # the vendor's operator
     chip: Chip
     dtype: torch.dtype  # of activations
     cache_dtype: torch.dtype
     block_size: int  # tokens per block of the cache
-    values: Mapping[str, Value]
-    weight: Callable[..., Tensor]  # (name, dtype=None) -> its device tensor, uploaded once; compute dtype unless given
+    layout: str = ""  # of the cache, a key of layouts.py
+
+
+@dataclass(frozen=True)
+class Context(Terms):
+    """What a binding may use when it is made: once, at compile time."""
+
+    operator: Call = field(kw_only=True)  # the vendor's operator
+    values: Mapping[str, Value] = field(kw_only=True)
+    weight: Callable[..., Tensor] = field(kw_only=True)  # (name, dtype=None) -> its device tensor, uploaded once; compute dtype unless given
 
 
 def _no_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
@@ -84,7 +91,7 @@ class Binding:
     """How one vendor operator is called."""
 
     implements: str
-    refuse: Callable[[Node, Mapping[str, Value], Chip], str | None]  # why this node is not for it; None: it is
+    refuse: Callable[[Node, Mapping[str, Value], Terms], str | None]  # why this node is not for it; None: it is
     make: Callable[[Node, Context], Call]
     # rope only: (cos [T, r/2] f32, sin) -> the tables as the operator wants them, in the dtype that it wants
     tables: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = _no_tables

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from datong.backends.torch.binding import Binding
+from datong.backends.torch.binding import Binding, Terms
 from datong.chips.load import Chip
 from datong.chips.schema import FusedOperator
 from datong.errors import BackendError
@@ -43,13 +43,23 @@ def candidates(chip: Chip, op: str) -> Iterator[tuple[FusedOperator, Binding]]:
 
 
 def bindings_for(
-    chip: Chip, op: str, node: Node, values: Mapping[str, Value]
+    terms: Terms, op: str, node: Node, values: Mapping[str, Value]
 ) -> Iterator[tuple[str, Binding, Callable[..., Any]]]:
     """(name, binding, operator) of each vendor operator that takes this node, best first. The adapter is imported."""
-    for fused, binding in candidates(chip, op):
+    for fused, binding in candidates(terms.chip, op):
         operator = resolve(fused.name)
-        if operator is not None and binding.refuse(node, values, chip) is None:
+        if operator is not None and binding.refuse(node, values, terms) is None:
             yield fused.name, binding, operator
+
+
+def refusals(terms: Terms, op: str, node: Node, values: Mapping[str, Value]) -> list[tuple[str, str]]:
+    """(name, reason) of each vendor operator of this chip that is not used for the node."""
+    found = []
+    for fused, binding in candidates(terms.chip, op):
+        missing = f"`{fused.name}` is not in the adapter" if resolve(fused.name) is None else None
+        if reason := missing or binding.refuse(node, values, terms):
+            found.append((fused.name, reason))
+    return found
 
 
 def resolve(dotted: str) -> Any | None:
