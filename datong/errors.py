@@ -27,6 +27,8 @@
     ├── ShapeError (ValueError)      an array has the wrong shape
     └── DtypeError (TypeError)       an array has the wrong element type
 
+    FallbackWarning (UserWarning)    a model was loaded, and some operators run elsewhere than asked
+
 The text of each is one sentence: `[where] what was wanted, what came`; the advice goes into `hint` and is printed
 on its own line.
 """
@@ -150,3 +152,7 @@ class ShapeError(DatongError, ValueError):
 
 class DtypeError(DatongError, TypeError):
     """An array has the wrong element type."""
+
+
+class FallbackWarning(UserWarning):
+    """Some operators run elsewhere than asked; `strict` refuses instead."""
