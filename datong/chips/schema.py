@@ -109,7 +109,7 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str  # "Ascend 910B (A2)"
     pci_devices: Fact[list[str]]  # "0xd802"
     dtypes: Fact[list[str]]  # legal element types on the device, names of datong/dtypes.py
-    illegal_dtypes: Fact[list[str]]  # known not to work
+    illegal_dtypes: Fact[list[str]]  # known not to work; what neither list names is not known
     gated_dtypes: Fact[list[str]]  # work only after a switch: int64 on Enflame
     memory_bytes: Fact[int]  # of one device as the runtime sees it
     bandwidth: Fact[float]  # bytes per second
