@@ -17,6 +17,7 @@
     │   ├── BackendMissing           no such backend or device here
     │   ├── AbiMismatch              plug-in speaks another major version
     │   ├── DeviceError              the backend reported an error while running
+    │   │   └── RuleBroken           a program did what this chip does not allow; told by a simulated chip
     │   └── ChipError                a chip descriptor is not what chips/schema.py says
     ├── RuntimeFault                 a request could not be carried out
     │   ├── InvalidRequest           a parameter of the request is out of its range
@@ -116,6 +117,10 @@ class AbiMismatch(BackendError):
 
 class DeviceError(BackendError):
     """The backend reported an error while running."""
+
+
+class RuleBroken(DeviceError):
+    """A program did what this chip does not allow; told by a simulated chip, with the source of the rule."""
 
 
 class ChipError(BackendError):
