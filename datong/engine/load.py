@@ -6,6 +6,7 @@ The warm path, an imported and compiled package, imports neither onnx nor onnx_i
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from pathlib import Path
 
 from datong import env
@@ -16,10 +17,11 @@ from datong.engine.engine import Engine
 from datong.engine.heap import give_back
 from datong.engine.model import Model
 from datong.engine.runner import Runner
-from datong.errors import FallbackWarning, InvalidRequest
+from datong.errors import FallbackWarning, InvalidRequest, Unsupported
 from datong.package.files import Progress
 from datong.package.reader import Package
 from datong.package.store import resolve
+from datong.spec.backend import Placed
 from datong.spec.program import Program
 
 DEFAULT_CONTEXT = 4096  # tokens; half a gigabyte of cache for an 8 B model, touched only as far as it is used
@@ -96,6 +98,7 @@ def load(
     offered = {"threads": env.threads(), "isa": env.isa(), "max_tokens": step_tokens, "max_rows": step_rows}
     settings = {name: str(value) for name, value in offered.items() if value is not None} | asked
     runner = Runner(program, devices.backends, cache, settings)
+    _tell_elsewhere(runner.placement(), strict)
     return Model(package, Engine(runner, tokens, max_tokens=step_tokens, max_rows=step_rows), device)
 
 
@@ -114,6 +117,20 @@ def compile_package(
     opened = package if isinstance(package, Package) else resolve(package, progress)
     devices = open_devices(device, split, strict=strict)
     return cached_program(opened, devices.backends, splits=devices.splits, strict=strict)
+
+
+def _tell_elsewhere(placement: list[tuple[str, Placed]], strict: bool) -> None:
+    """Nodes that a backend itself has put on another device than its own. Warns, or raises Unsupported."""
+    moved = [(backend, placed) for backend, placed in placement if placed.elsewhere]
+    if not moved:
+        return
+    groups = Counter((backend, placed.op, placed.elsewhere) for backend, placed in moved)
+    text = "; ".join(f"{op} x{count} on {where} (by {backend})" for (backend, op, where), count in groups.items())
+    text = f"{len(moved)} of {len(placement)} nodes run elsewhere than asked: {text}"
+    if strict:
+        reasons = [(placed.node, f"{backend}: runs on {placed.elsewhere}") for backend, placed in moved]
+        raise Unsupported("load", text, "leave out `strict`, or ask for the device that runs them", reasons)
+    warnings.warn(f"{text}; `strict` refuses that", FallbackWarning, stacklevel=3)
 
 
 def _context(asked: int | None, most: int) -> int:
