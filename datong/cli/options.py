@@ -34,7 +34,7 @@ Own = Annotated[
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="CPU threads; default: DATONG_THREADS, else the cores there are.")
 ]
-Isa = Annotated[str | None, typer.Option(metavar="NAME", help="Force a CPU kernel family: ref, avx2 or avx512.")]
+Isa = Annotated[str | None, typer.Option(metavar="NAME", help="Force a CPU kernel family: ref, avx2, avx512, neon …")]
 CacheDtype = Annotated[
     str | None,
     typer.Option(metavar="TYPE", help="KV cache: f32, f16 or bf16; default: f32 for f32 weights, else f16."),

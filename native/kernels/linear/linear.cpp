@@ -14,6 +14,8 @@ std::span<const LinearKernel> linear_kernels() {
 #if DATONG_X86
         linear_plain_avx512(), linear_plain_avx512bf16(), linear_block_avx512vnni(),
         linear_plain_avx2(),   linear_block_avx2(),
+#elif DATONG_ARM64
+        linear_plain_neon(),   linear_block_neon_dotprod(), linear_block_neon(),
 #endif
         linear_ref(),
     };
