@@ -1,5 +1,6 @@
-"""Which AI chips are in this machine, and what keeps programs from using them. Reads files and runs the vendors' tools;
-imports no vendor software and no torch.
+"""Which AI chips are in this machine, and what keeps programs from using them.
+
+Reads files and runs the vendors' tools; imports no vendor software and no torch.
 
     machine.py   the only thing that looks at the outside; a directory can stand for a machine
     find.py      five steps, weakest last: PCI id, device node, vendor tool, library, build of torch

@@ -27,7 +27,11 @@ def _pci(clues: Clues, unit: Unit) -> Reason:
         return Reason("pci", where, f"the vendor id of {stack.vendor} is not known", "says nothing")
     if card:
         generation = pci.generation(card, stack)
-        told = f"{stack.vendor}, {generation.title}" if generation else f"{stack.vendor}; the device id tells no generation"
+        told = (
+            f"{stack.vendor}, {generation.title}"
+            if generation
+            else f"{stack.vendor}; the device id tells no generation"
+        )
         return Reason("pci", f"{pci.DIRECTORY}/{card.address}", f"{card.vendor}:{card.device or '?'}", told)
     if clues.cards:
         saw = f"{len(clues.cards)} cards of {vendor.value}"
@@ -82,4 +86,3 @@ def _torch(clues: Clues) -> Reason:
     if software.vendor_torch:
         return Reason("torch", looked, saw, f"{clues.stack.vendor}'s own build")
     return Reason("torch", looked, saw, "says nothing about the chip")
-

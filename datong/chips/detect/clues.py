@@ -35,7 +35,9 @@ class Clues:
             said.append(f"PCI shows {len(self.cards)} cards, {reachable} devices are within reach of {here}")
         if self.nodes and not self.cards and self.stack.identity.pci_vendor.usable:
             vendor = self.stack.identity.pci_vendor.value
-            said.append(f"PCI shows no card of {vendor}, but there are device nodes: /sys is hidden, or they are left over")
+            said.append(
+                f"PCI shows no card of {vendor}, but there are device nodes: /sys is hidden, or they are left over"
+            )
         rows = len(self.report.rows)
         if rows and reachable and rows != reachable:
             said.append(f"`{self.report.command}` lists {rows} devices, {reachable} are within reach")

@@ -90,15 +90,18 @@ def _choose(claims: list[tuple[Clues, Unit]]) -> tuple[Clues, Unit, tuple[Stack,
             break
     clue, unit = left[0]
     if len(left) == 1:
-        return clue, unit, (), Reason("torch", f"stacks with this device: {names}", by, f"{by} decides: {clue.stack.name}")
+        return (
+            clue,
+            unit,
+            (),
+            Reason("torch", f"stacks with this device: {names}", by, f"{by} decides: {clue.stack.name}"),
+        )
     others = tuple(c.stack for c, _ in left[1:])
     told = "nothing tells them apart; the first is taken"
     return clue, unit, others, Reason("torch", f"stacks with this device: {names}", "no difference", told)
 
 
-def _found(
-    machine: Machine, members: list[tuple[Clues, Unit, tuple[Stack, ...], Reason | None]]
-) -> list[Found]:
+def _found(machine: Machine, members: list[tuple[Clues, Unit, tuple[Stack, ...], Reason | None]]) -> list[Found]:
     """The devices of one stack, with the indices that this process uses."""
     clue = members[0][0]
     reach = [unit for _, unit, _, _ in members if unit.reachable]

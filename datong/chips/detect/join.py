@@ -38,9 +38,7 @@ def units(machine: Machine, clues: Clues) -> list[Unit]:
     if clues.report.rows:
         return _by_row(clues)
     expects_nodes = bool(nodes.patterns(clues.stack) or nodes.display_patterns(clues.stack))
-    return [
-        _unit(clues, ("pci", card.address), None, None, card, None, not expects_nodes) for card in clues.cards
-    ]
+    return [_unit(clues, ("pci", card.address), None, None, card, None, not expects_nodes) for card in clues.cards]
 
 
 def _by_node(clues: Clues) -> list[Unit]:
@@ -107,7 +105,7 @@ def _unit(
 ) -> Unit:
     by_name = smi.generation(row.product, clues.stack) if row else None
     by_id = pci.generation(card, clues.stack) if card else clues.common_generation
-    doubts = ()
+    doubts: tuple[str, ...] = ()
     if by_name and by_id and by_name is not by_id:
         doubts = (f"the tool's name says {by_name.title}, the PCI id says {by_id.title}",)
     return Unit(key, number, node, card, row, by_name or by_id, reachable, doubts)

@@ -74,13 +74,16 @@ class Machine:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            return self.troubled(f"{path} could not be read: {error.strerror}")
+            self.troubled(f"{path} could not be read: {error.strerror}")
+            return None
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                return self.troubled(f"{path} could not be read: it is not a file")
+                self.troubled(f"{path} could not be read: it is not a file")
+                return None
             return os.read(handle, limit).decode("utf-8", "replace").strip()
         except OSError as error:
-            return self.troubled(f"{path} could not be read: {error.strerror}")
+            self.troubled(f"{path} could not be read: {error.strerror}")
+            return None
         finally:
             os.close(handle)
 

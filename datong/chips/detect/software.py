@@ -60,7 +60,8 @@ def roots(machine: Machine, stack: Stack) -> list[str]:
 
 
 def _root(machine: Machine, stack: Stack) -> tuple[str | None, str, tuple[str, ...]]:
-    variables, known, stale = stack.toolkit.root_variables, stack.toolkit.roots, []
+    variables, known = stack.toolkit.root_variables, stack.toolkit.roots
+    stale: list[str] = []
     for name in (variables.value or ()) if variables.usable else ():
         path = machine.environ.get(name, "").strip()
         if path.startswith("/") and machine.exists(path):

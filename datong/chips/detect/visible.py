@@ -38,7 +38,14 @@ def view(machine: Machine, stack: Stack, count: int) -> View:
         entries = []
     if any(not e.lstrip("-").isascii() or not e.lstrip("-").isdigit() for e in entries):
         reason = Reason("visible", f"environment: {name}", seen, "devices are named, not numbered: order unknown")
-        return View((None,) * count, reason, (*doubts, f"{seen} names devices by other things than numbers",))
+        return View(
+            (None,) * count,
+            reason,
+            (
+                *doubts,
+                f"{seen} names devices by other things than numbers",
+            ),
+        )
     order: list[int] = []
     for entry in map(int, entries):
         if not 0 <= entry < count or entry in order:
