@@ -96,6 +96,7 @@ class FusedOperator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: str  # PyTorch schema as published; "" if unknown, and then it is never called
     grade: Grade
     source: str
+    module: str = ""  # to import so that it is there, besides the adapter: "mcoplib._C"
     condition: str = ""  # in words, checked by the binding
     generations: list[str] = []  # empty: all of the stack
     note: str = ""
