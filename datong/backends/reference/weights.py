@@ -57,8 +57,8 @@ class Weights:
         shape = (*piece.shape[:-1], piece.shape[-1] // per_byte)
         return np.asarray(data[piece.offset : piece.offset + piece.length]).view(dtype.numpy).reshape(shape)
 
-    def rows(self, name: str, rows: Array) -> Array:
-        """Some rows of a matrix, dequantised: rows [R] i64 -> [R, in] f32."""
+    def rows(self, name: str, rows: Array | slice) -> Array:
+        """Some rows of a matrix, dequantised: rows [R] i64, or a range -> [R, in] f32, a copy."""
         return dequantise(self._formats[name], {role: p[rows] for role, p in self._pieces[name].items()})
 
     def whole(self, name: str) -> Array:

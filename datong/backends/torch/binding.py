@@ -2,7 +2,7 @@
 
 A descriptor lists a fused operator by its dotted name (`torch_npu.npu_rms_norm`); a binding of the same name in
 `fused/` knows how to call it. It is used if the descriptor gives a schema of grade A or B for this generation, the
-adapter really has the attribute, and `refuse` returns None; else the next one, and at last the composed form (`lower/`).
+adapter really has the attribute, and `refuse` returns None; else the next one, and at last the composed form (lower/).
 
 `implements` is an operator of spec/ops.py, or one of the three stages of attention. What `make` returns is called once
 per step and layer with device tensors and must not touch the host (`.cpu()`, `.item()`, `.tolist()`):
@@ -47,8 +47,10 @@ class Batch:
     contexts: tuple[int, ...]  # tokens in the cache after this step, by sequence
     query_starts: Tensor  # [S + 1] i32
     context_lens: Tensor  # [S] i32
-    block_tables: Tensor  # [S, M] i32; unused entries 0
-    slots: Tensor  # [N], index dtype: block * block_size + place within the block
+    block_tables: Tensor  # [S, M] i32; unused entries point at a block of padding
+    slots: Tensor  # [N] i64 (i32 where the chip has no i64): block * block_size + place within the block
+    slot_blocks: Tensor  # [N], the block of each slot, like slots
+    slot_offsets: Tensor  # [N], the place within it
     static: bool = False
 
     @property
@@ -71,6 +73,8 @@ class Terms:
     cache_dtype: torch.dtype
     block_size: int  # tokens per block of the cache
     layout: str = ""  # of the cache, a key of layouts.py
+    index_dtype: str = "i64"  # of positions and slots: i32 where the chip has no i64
+    dying: frozenset[str] = frozenset()  # inputs that nobody reads after this node: an operator may work in place
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,16 @@ class Context(Terms):
 
     operator: Call = field(kw_only=True)  # the vendor's operator
     values: Mapping[str, Value] = field(kw_only=True)
-    weight: Callable[..., Tensor] = field(kw_only=True)  # (name, dtype=None) -> its device tensor, uploaded once; compute dtype unless given
+    weight: Callable[..., Tensor] = field(
+        kw_only=True
+    )  # (name, dtype=None) -> its device tensor, uploaded once; compute dtype unless given
 
 
-def _no_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
-    return cos, sin
+Tables = Callable[["Tensor", "Tensor"], tuple["Tensor", ...]]
+
+
+def _no_tables(node: Node, terms: Terms) -> Tables:
+    return lambda cos, sin: (cos, sin)
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,6 @@ class Binding:
     implements: str
     refuse: Callable[[Node, Mapping[str, Value], Terms], str | None]  # why this node is not for it; None: it is
     make: Callable[[Node, Context], Call]
-    # rope only: (cos [T, r/2] f32, sin) -> the tables as the operator wants them, in the dtype that it wants
-    tables: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = _no_tables
+    # rope only: makes (cos [T, r/2] f32, sin) -> the tables as the operator wants them, in the dtype that it wants
+    tables: Callable[[Node, Terms], Tables] = _no_tables
     capturable: bool = True  # False: it needs lengths on the host, so that a step with it cannot be replayed
