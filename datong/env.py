@@ -34,6 +34,8 @@ ORT_LIBRARIES = Var(
 )
 ORT_OPTIONS = Var("DATONG_ORT_OPTIONS", "JSON object", "{}", "options of the execution provider, all of them texts")
 PLUGINS = Var("DATONG_PLUGINS", "paths", "none", "C plug-ins to load as backends, separated like `PATH`")
+SIM_MEMORY = Var("DATONG_SIM_MEMORY", "bytes", "as the descriptor says", "memory of a simulated chip")
+SIM_WITHOUT = Var("DATONG_SIM_WITHOUT", "names", "none", "operators that simulated chips lack: `aten::mm,aten::silu`")
 THREADS = Var("DATONG_THREADS", "int >= 1", "the cores this process may use", "threads of the CPU backend")
 VERIFY = Var("DATONG_VERIFY", "0 or 1", "0", "the graph is verified after each compiler pass")
 
@@ -89,6 +91,21 @@ def plugins() -> tuple[Path, ...]:
     """Shared libraries that the user wants as backends, in order."""
     text = PLUGINS.text() or ""
     return tuple(Path(part).expanduser().absolute() for part in text.split(os.pathsep) if part.strip())
+
+
+def sim_memory() -> int | None:
+    """Bytes that a simulated chip has; None: as its descriptor says. Raises DatongError for a bad value."""
+    text = SIM_MEMORY.text()
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) < 2**63:
+        raise DatongError("env", f"`{SIM_MEMORY.name}` must be a whole number of bytes from 1, it is `{text}`")
+    return int(text)
+
+
+def sim_without() -> frozenset[str]:
+    """PyTorch's operators (`aten::mm`) that simulated chips lack besides those of the descriptor."""
+    return frozenset(name.strip() for name in (SIM_WITHOUT.text() or "").split(",") if name.strip())
 
 
 def threads() -> int | None:

@@ -20,6 +20,7 @@ from datong.chips.schema import Fact
 from datong.errors import RuleBroken
 
 PYTORCH = "every PyTorch device with memory of its own"
+REMOVED = "taken away by DATONG_SIM_WITHOUT or by a test"
 _SETTING = re.compile(r"\b([A-Z][A-Z0-9_]{3,})=(\w+)")
 _here: list[Rules] = []  # of the chip that this process simulates; one at most
 
@@ -50,8 +51,9 @@ class Rules:
         for dtype in usable(generation.gated_dtypes):
             gate = _SETTING.findall(generation.gated_dtypes.note)
             if not gate or any(os.environ.get(name) != value for name, value in gate):
-                switch = " and ".join(f"{name}={value}" for name, value in gate) or "a switch of the vendor"
-                rule = f"should use {dtype} on {generation.title} only after {switch}"
+                switch = " and ".join(f"{name}={value}" for name, value in gate)
+                only = f"only with {switch} set" if switch else "nowhere: it may fail"
+                rule = f"should use {dtype} on {generation.title} {only}"
                 refused[dtype] = (rule, cite(generation.gated_dtypes))
         for dtype in usable(generation.illegal_dtypes):
             rule = f"should use element types that {generation.title} has, without {dtype}"
@@ -76,7 +78,7 @@ class Rules:
         if operator in usable(fact):
             source = cite(fact)
         elif operator in self.without:
-            source = "taken away by DATONG_SIM_WITHOUT or by the test"
+            source = REMOVED
         else:
             return None
         return self.broken(operator, f"should be an operator that {title} runs", "it is not", source)
@@ -96,6 +98,11 @@ class Rules:
         hint = "keep lengths and tables on the host, or compute with tensors on the device"
         source = "a stall of the pipeline on every chip, and an error in graph capture"
         return self.broken(operator, rule, what, source, hint)
+
+    def host_access(self, operator: str) -> RuleBroken:
+        """The host reads device memory as if it were its own."""
+        came = f"a tensor of {self.device} lies in the device's memory"
+        return self.broken(operator, "should read host memory", came, PYTORCH, "copy it with .cpu() after the step")
 
     def capture(self, operator: str, what: str) -> RuleBroken:
         """Something that a captured graph cannot hold."""

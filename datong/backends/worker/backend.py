@@ -40,7 +40,7 @@ class RemoteBackend:
         self._start = (device, factory, arguments, environment)
         self._devices = None if devices is None else list(devices)
         self._worker: Worker | None = None
-        self._fusions: frozenset[str] | None = None
+        self._facts: tuple[frozenset[str], frozenset[str] | None, bool] | None = None
         self._taken: dict[object, Yes] = {}
 
     @property
@@ -64,9 +64,22 @@ class RemoteBackend:
 
     def fusions(self) -> frozenset[str]:
         """As the backend in the worker says."""
-        if self._fusions is None:
-            _, self._fusions = self.worker.call("facts")
-        return self._fusions
+        return self._known()[0]
+
+    @property
+    def option_names(self) -> frozenset[str] | None:
+        """As the backend in the worker says."""
+        return self._known()[1]
+
+    @property
+    def whole_models_only(self) -> bool:
+        """As the backend in the worker says."""
+        return self._known()[2]
+
+    def _known(self) -> tuple[frozenset[str], frozenset[str] | None, bool]:
+        if self._facts is None:
+            self._facts = self.worker.call("facts")
+        return self._facts
 
     def supports(self, node: Node, values: Mapping[str, Value]) -> Yes | No:
         """As the backend in the worker says; one question for all nodes that differ in names only.

@@ -15,7 +15,7 @@ import numpy as np
 
 from datong.backends.worker import wire
 from datong.errors import BackendError, DatongError, DeviceError
-from datong.spec.backend import Backend, Cache, CacheLayout, DeviceInfo, Executable, No, Placed, Yes
+from datong.spec.backend import Backend, Cache, CacheLayout, DeviceInfo, Executable, No, Placed, Yes, option_names
 from datong.spec.program import Node, Part, Step, Value
 
 
@@ -57,9 +57,10 @@ class Server:
             raise BackendError(device, f"`{factory}` should make a backend, made a {type(backend).__name__}")
         self._backend = backend
 
-    def facts(self) -> tuple[tuple[int, int], frozenset[str]]:
-        """Interface version and fusions."""
-        return self.backend.api_version, self.backend.fusions()
+    def facts(self) -> tuple[frozenset[str], frozenset[str] | None, bool]:
+        """Fusions, names of options, and whether only whole models run."""
+        backend = self.backend
+        return backend.fusions(), option_names(backend), bool(getattr(backend, "whole_models_only", False))
 
     def devices(self) -> list[DeviceInfo]:
         """As the backend says."""

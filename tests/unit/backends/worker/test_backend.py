@@ -57,6 +57,8 @@ def test_it_is_a_backend(remote: RemoteBackend) -> None:
     assert isinstance(remote, Backend)
     assert remote.name == "far"
     assert remote.fusions() == ReferenceBackend.with_fusions().fusions()
+    assert remote.option_names == ReferenceBackend.option_names
+    assert remote.whole_models_only is False
     assert [info.name for info in remote.devices()] == ["reference"]
 
 
