@@ -124,8 +124,13 @@ def _tell_elsewhere(placement: list[tuple[str, Placed]], strict: bool) -> None:
     moved = [(backend, placed) for backend, placed in placement if placed.elsewhere]
     if not moved:
         return
-    groups = Counter((backend, placed.op, placed.elsewhere) for backend, placed in moved)
-    text = "; ".join(f"{op} x{count} on {where} (by {backend})" for (backend, op, where), count in groups.items())
+    groups: dict[tuple[str, str], Counter[str]] = {}
+    for backend, placed in moved:
+        groups.setdefault((backend, placed.elsewhere), Counter())[placed.op] += 1
+    text = "; ".join(
+        f"{backend} put on {where}: {', '.join(f'{op} x{count}' for op, count in operators.items())}"
+        for (backend, where), operators in groups.items()
+    )
     text = f"{len(moved)} of {len(placement)} nodes run elsewhere than asked: {text}"
     if strict:
         reasons = [(placed.node, f"{backend}: runs on {placed.elsewhere}") for backend, placed in moved]
