@@ -215,6 +215,9 @@ class Card:
         allocation: Allocation | None = None
         for t in inputs:
             if t.hidden is made:
+                if t.shape != made.shape:
+                    text = f"`{name}` should write into a tensor of its result's shape, resizing is not simulated"
+                    raise DeviceError(self.rules.device, text)
                 return t
             if t.hidden.untyped_storage()._cdata == place:
                 allocation = t.allocation

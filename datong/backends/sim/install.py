@@ -23,8 +23,10 @@ from datong.backends.sim.rules import Rules
 from datong.chips.load import Chip
 from datong.errors import BackendError
 
-# Operators that make or fill a tensor without asking one that is on the device already.
-FACTORIES = ("empty.memory_format", "empty_strided", "copy_")
+# Operators that make a tensor without asking one that is on the device already. PyTorch's own forms of the later ones
+# resize an empty tensor, which ours cannot.
+FACTORIES = ("empty.memory_format", "empty_strided", "copy_", "arange", "arange.start", "arange.start_step", "linspace",
+             "logspace", "range", "range.step", "randperm", "eye", "eye.m", "tril_indices", "triu_indices")  # fmt: skip
 KEYS = {"privateuse1": "PrivateUse1", "cuda-build": "CUDA", "cuda": "CUDA"}
 _CUDA, _META = 1, 14  # c10::DeviceType
 _kept: list[Any] = []  # libraries: what they register goes with them
