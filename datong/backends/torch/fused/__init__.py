@@ -7,6 +7,7 @@ contract is `datong/backends/torch/binding.py`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 import sys
@@ -69,10 +70,10 @@ def refusals(terms: Terms, op: str, node: Node, values: Mapping[str, Value]) -> 
 def available(fused: FusedOperator) -> Any | None:
     """The operator, after importing the module that brings it; None: it is not here."""
     if fused.module and fused.module not in sys.modules:
-        try:
+        # not installed, or a library of the toolkit does not load: then the name stands for nothing, or something else
+        # has brought the operator
+        with contextlib.suppress(ImportError, OSError):
             importlib.import_module(fused.module)
-        except (ImportError, OSError):  # not installed, or a library of the toolkit does not load
-            return None
     return resolve(fused.name)
 
 

@@ -74,7 +74,8 @@ class OncePerStep:
     """A value made from the batch of a step, for all layers of it."""
 
     def __init__(self, make: Callable[[Batch], Any]) -> None:
-        self._make, self._batch, self._value = make, None, None
+        self._make, self._value = make, None
+        self._batch: Batch | None = None
 
     def __call__(self, batch: Batch) -> Any:
         """The value; made when the batch is a new one."""

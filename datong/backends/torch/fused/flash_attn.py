@@ -1,7 +1,7 @@
 """FlashAttention over a paged cache, as three vendors package it: Enflame, MetaX, Biren (BR2xx).
 
-One idea, three signatures; arguments go by keyword, as the vendors' own vLLM plug-ins pass them. A window of W tokens is
-`(W - 1, 0)`: so many keys to the left, none to the right. The cache is [blocks, block, heads, size] everywhere.
+One idea, three signatures; arguments go by keyword, as the vendors' own vLLM plug-ins pass them. A window of W tokens
+is `(W - 1, 0)`: so many keys to the left, none to the right. The cache is [blocks, block, heads, size] everywhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Operators with the signatures of vLLM's own extension, which Enflame (vllm-gcu) and MetaX (mcoplib) register.
 
 Results go into tensors that the caller gives. The two differ in small ways, so arguments are put in by the name that
-the descriptor's schema has for them: scales are numbers at Enflame and tensors at MetaX, and each has extras of its own.
+the descriptor's schema has for them: scales are numbers at Enflame and tensors at MetaX, and each has its own extras.
 """
 
 from __future__ import annotations
