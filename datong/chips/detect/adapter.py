@@ -7,20 +7,28 @@ from collections.abc import Iterator
 from datong.chips.detect import versions
 from datong.chips.detect.result import Finding
 from datong.chips.detect.software import Software
+from datong.chips.detect.words import whose
 from datong.chips.schema import Pair, Stack
 
 
-def check_torch(stack: Stack, have: Software) -> Iterator[Finding]:
-    """Is the right build of torch installed?"""
+def check_torch(stack: Stack, have: Software, builder: Stack | None) -> Iterator[Finding]:
+    """Is the right build of torch installed? `builder`: whose build it is, if a vendor's."""
     pair = versions.best_pair(stack, have.torch, have.toolkit)
     suffix = stack.identity.torch_version_suffix
     if have.torch is None:
         yield _advice(stack, "torch", "missing", "torch is not installed", _get_torch(stack, pair), pair)
     elif stack.adapter.kind == "cuda-build" and suffix.usable and not have.vendor_torch:
-        text = f"torch {have.torch} is not {stack.vendor}'s build, whose version ends in `{suffix.value}…`"
+        text = f"torch {have.torch} is not {whose(stack.vendor)} build, whose version ends in `{suffix.value}…`"
         yield Finding(stack.name, "torch", "broken", text, _get_torch(stack, pair), suffix.grade, suffix.source)
+    elif stack.adapter.kind == "cuda" and versions.local(have.torch) == "cpu":
+        text = f"torch {have.torch} is a build for the CPU alone"
+        yield _advice(stack, "torch", "broken", text, _get_torch(stack, pair), pair)
+    elif builder and builder.name != stack.name and not have.vendor_torch:
+        text = f"torch {have.torch} is {whose(builder.vendor)} build, {stack.vendor} needs {_kind(stack)}"
+        hint = f"make a Python environment of its own for {stack.vendor}: {_get_torch(stack, pair)}"
+        yield _advice(stack, "torch", "broken", text, hint, pair)
     else:
-        own = f", {stack.vendor}'s build" if have.vendor_torch else ""
+        own = f", {whose(stack.vendor)} build" if have.vendor_torch else ""
         yield Finding(stack.name, "torch", "ok", f"torch {have.torch}{own}")
 
 
@@ -32,7 +40,7 @@ def check_adapter(stack: Stack, have: Software) -> Iterator[Finding]:
             yield from _versions(stack, have, None)
         return
     if not package.usable or not package.value:
-        text = f"the name of {stack.vendor}'s PyTorch adapter is not known to us"
+        text = f"the name of {whose(stack.vendor)} PyTorch adapter is not known to us"
         yield Finding(stack.name, "adapter", "note", text, "", package.grade, package.source)
     elif have.adapter is None:
         pair = versions.best_pair(stack, have.torch, have.toolkit)
@@ -55,7 +63,8 @@ def _versions(stack: Stack, have: Software, adapter: str | None) -> Iterator[Fin
         need = wanted.torch if wanted else ".".join(map(str, versions.number(adapter)[:3]))
         text = f"{shown} is made for torch {need}, and torch {have.torch} is installed"
         pair = versions.best_pair(stack, have.torch, have.toolkit)
-        yield _advice(stack, "adapter", "broken", text, _install(stack, name, pair, have), pair)
+        hint = _get_torch(stack, wanted) if wanted else _install(stack, name, pair, have)
+        yield _advice(stack, "adapter", "broken", text, hint, wanted or pair)
         return
     listed = stack.adapter.torch_versions
     known = listed.usable and any(versions.same(have.torch, v) for v in listed.value or ())
@@ -80,11 +89,15 @@ def _with(have: Software, adapter: str | None) -> str:
     return f" with {' and '.join(parts)}" if parts else ""
 
 
+def _kind(stack: Stack) -> str:
+    return "its own" if stack.identity.torch_version_suffix.usable else "the stock build"
+
+
 def _get_torch(stack: Stack, pair: Pair | None) -> str:
     """Where torch comes from: the vendor, if it is the vendor's build, else PyPI."""
     wanted = f"torch=={pair.torch}" if pair else "torch"
     if stack.identity.torch_version_suffix.usable:
-        return f"get {stack.vendor}'s {wanted}{_source(stack)}"
+        return f"get {whose(stack.vendor)} {wanted}{_source(stack)}"
     return f"pip install {wanted}"
 
 

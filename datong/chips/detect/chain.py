@@ -8,6 +8,7 @@ from datong.chips.detect import pci, smi
 from datong.chips.detect.clues import Clues
 from datong.chips.detect.join import Unit
 from datong.chips.detect.result import Reason
+from datong.chips.detect.words import counted, whose
 
 
 def chain(clues: Clues, unit: Unit) -> Iterator[Reason]:
@@ -34,7 +35,7 @@ def _pci(clues: Clues, unit: Unit) -> Reason:
         )
         return Reason("pci", f"{pci.DIRECTORY}/{card.address}", f"{card.vendor}:{card.device or '?'}", told)
     if clues.cards:
-        saw = f"{len(clues.cards)} cards of {vendor.value}"
+        saw = f"{counted(len(clues.cards), 'card')} of {vendor.value}"
         return Reason("pci", where, saw, f"{stack.vendor} is in the machine; which card this device is, is not told")
     return Reason("pci", where, f"no accelerator of {vendor.value}", "no support from PCI")
 
@@ -60,7 +61,7 @@ def _smi(clues: Clues, unit: Unit) -> Reason:
     if not report.rows:
         return Reason("smi", report.command, report.doubt, "says nothing about the device")
     if unit.row is None:
-        return Reason("smi", report.command, f"{len(report.rows)} devices", "which one this is, is not told")
+        return Reason("smi", report.command, counted(len(report.rows), "device"), "which one this is, is not told")
     memory = f", {unit.row.memory_bytes // 2**20} MiB" if unit.row.memory_bytes else ""
     generation = smi.generation(unit.row.product, clues.stack)
     told = generation.title if generation else "the name tells no generation that we know"
@@ -72,7 +73,7 @@ def _library(clues: Clues) -> Reason:
     if not fact.usable:
         return Reason("library", "management library", "its name is not known", "says nothing")
     path = clues.software.library
-    told = f"{clues.stack.vendor}'s driver package is installed" if path else "no support from the library"
+    told = f"{whose(clues.stack.vendor)} driver package is installed" if path else "no support from the library"
     return Reason("library", ", ".join(fact.value or ()), path or "not found", told)
 
 
@@ -84,5 +85,5 @@ def _torch(clues: Clues) -> Reason:
     if software.adapter:
         return Reason("torch", looked, f"{saw}, {package} {software.adapter}", f"made for {clues.stack.vendor}")
     if software.vendor_torch:
-        return Reason("torch", looked, saw, f"{clues.stack.vendor}'s own build")
+        return Reason("torch", looked, saw, f"{whose(clues.stack.vendor)} own build")
     return Reason("torch", looked, saw, "says nothing about the chip")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datong.chips.detect import nodes, pci
 from datong.chips.detect.smi import Report
 from datong.chips.detect.software import Software
+from datong.chips.detect.words import counted
 from datong.chips.schema import Generation, Stack
 
 
@@ -32,7 +33,9 @@ class Clues:
         said = []
         here = "this container" if container else "this machine"
         if len(self.cards) > reachable > 0:
-            said.append(f"PCI shows {len(self.cards)} cards, {reachable} devices are within reach of {here}")
+            said.append(
+                f"PCI shows {counted(len(self.cards), 'card')}, {counted(reachable, 'device')} within reach of {here}"
+            )
         if self.nodes and not self.cards and self.stack.identity.pci_vendor.usable:
             vendor = self.stack.identity.pci_vendor.value
             said.append(
@@ -40,9 +43,9 @@ class Clues:
             )
         rows = len(self.report.rows)
         if rows and reachable and rows != reachable:
-            said.append(f"`{self.report.command}` lists {rows} devices, {reachable} are within reach")
+            said.append(f"`{self.report.command}` lists {counted(rows, 'device')}, {reachable} within reach")
         if rows and not reachable:
-            said.append(f"`{self.report.command}` lists {rows} devices, but no device node is here")
+            said.append(f"`{self.report.command}` lists {counted(rows, 'device')}, but no device node is here")
         if self.report.doubt:
             said.append(self.report.doubt)
         return tuple(said)

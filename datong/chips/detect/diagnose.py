@@ -13,6 +13,7 @@ from datong.chips.detect import nodes, smi, software
 from datong.chips.detect.adapter import check_adapter, check_torch
 from datong.chips.detect.machine import Machine
 from datong.chips.detect.result import Finding, Found
+from datong.chips.detect.words import counted, whose
 from datong.chips.schema import Fact, Stack
 
 
@@ -24,15 +25,18 @@ class _Case:
     stack: Stack
     devices: Sequence[Found]
     software: software.Software
+    builder: Stack | None  # whose build of torch is installed, if it is a vendor's
 
 
 def diagnose(machine: Machine, found: Sequence[Found], stacks: Mapping[str, Stack] | None = None) -> list[Finding]:
     """Findings about each stack that has a chip here, then about software without a chip, then about the machine."""
     known = stacks if stacks is not None else load.stacks()
     out: list[Finding] = []
+    builder = next((s for s in known.values() if software.look(machine, s).vendor_torch), None)
     for name in dict.fromkeys(f.stack.name for f in found):
         devices = [f for f in found if f.stack.name == name]
-        case = _Case(machine, devices[0].stack, devices, software.look(machine, devices[0].stack))
+        stack = devices[0].stack
+        case = _Case(machine, stack, devices, software.look(machine, stack), builder)
         for question in _QUESTIONS:
             out += question(case)
     named = {f.stack.name for f in found} | {s.name for f in found for s in f.alternatives}
@@ -61,7 +65,9 @@ def _driver(case: _Case) -> Iterator[Finding]:
     stack, here = case.stack, [d for d in case.devices if d.node]
     expected = stack.identity.device_nodes
     if here:
-        yield Finding(stack.name, "driver", "ok", f"{len(here)} device node{'s' * (len(here) > 1)}: {_few(here)}")
+        yield Finding(
+            stack.name, "driver", "ok", f"{counted(len(here), 'device node')}: {_few([str(d.node) for d in here])}"
+        )
         return
     if not expected.usable:
         yield Finding(
@@ -77,7 +83,12 @@ def _driver(case: _Case) -> Iterator[Finding]:
     else:
         text = f"the cards are there, but no device node ({wanted}): the kernel driver is not loaded"
         yield _finding(
-            case, "driver", "missing", text, f"install {stack.vendor}'s driver{_where(stack)}", stack.toolkit.install
+            case,
+            "driver",
+            "missing",
+            text,
+            f"install {whose(stack.vendor)} driver{_where(stack)}",
+            stack.toolkit.install,
         )
 
 
@@ -92,19 +103,27 @@ def _managers(case: _Case) -> Iterator[Finding]:
             yield _finding(case, "container", "broken", text, f"start it with --device {first}", fact)
         else:
             text = f"{' or '.join(entry.split('|'))} is not there: the driver is loaded in part"
-            yield _finding(case, "driver", "broken", text, f"load or reinstall {case.stack.vendor}'s driver", fact)
+            yield _finding(case, "driver", "broken", text, f"load or reinstall {whose(case.stack.vendor)} driver", fact)
 
 
 def _permission(case: _Case) -> Iterator[Finding]:
-    """May this user open the nodes?"""
-    paths = [(d.node, d.node) for d in case.devices if d.node]
-    shared = [(p, None) for p in nodes.managers(case.machine, case.stack)[0]]
-    for path, device in (*paths, *shared):
+    """May this user open the nodes? One sentence per group, and per device if it is not all of them."""
+    own = [d.node for d in case.devices if d.node]
+    by_group: dict[str, list[str]] = {}
+    for path in (*own, *nodes.managers(case.machine, case.stack)[0]):
         group = case.machine.denied(path)
-        if group is None:
-            continue
+        if group is not None:
+            by_group.setdefault(group, []).append(path)
+    for group, paths in by_group.items():
         hint = f"sudo usermod -aG {group} $USER, then log in again" if group not in ("", "root") else "run as root"
-        yield Finding(case.stack.name, "permission", "broken", f"this user may not open {path}", hint, node=device)
+        some = [p for p in paths if p in own]
+        if len(some) == len(paths) < len(own):
+            for path in paths:
+                yield Finding(
+                    case.stack.name, "permission", "broken", f"this user may not open {path}", hint, node=path
+                )
+        else:
+            yield Finding(case.stack.name, "permission", "broken", f"this user may not open {_few(paths)}", hint)
 
 
 def _tool(case: _Case) -> Iterator[Finding]:
@@ -136,7 +155,7 @@ def _toolkit(case: _Case) -> Iterator[Finding]:
         yield Finding(stack.name, "toolkit", "ok", f"{have.root}{name}, {version}")
     elif stack.toolkit.roots.usable:
         text = f"not found; looked for {', '.join(stack.toolkit.roots.value or ())}"
-        hint = f"install {stack.vendor}'s toolkit{_where(stack)}"
+        hint = f"install {whose(stack.vendor)} toolkit{_where(stack)}"
         variables = stack.toolkit.root_variables
         if variables.usable and variables.value:
             hint += f", or set {variables.value[0]} if it lies elsewhere"
@@ -144,7 +163,7 @@ def _toolkit(case: _Case) -> Iterator[Finding]:
 
 
 def _torch(case: _Case) -> Iterator[Finding]:
-    yield from check_torch(case.stack, case.software)
+    yield from check_torch(case.stack, case.software, case.builder)
     yield from check_adapter(case.stack, case.software)
 
 
@@ -177,7 +196,7 @@ def _software_alone(machine: Machine, stack: Stack) -> Iterator[Finding]:
     if have.adapter:
         what.append(f"{stack.adapter.package.value} {have.adapter}")
     if have.vendor_torch:
-        what.append(f"torch {have.torch}, {stack.vendor}'s build")
+        what.append(f"torch {have.torch}, {whose(stack.vendor)} build")
     if not what:
         return
     fact = stack.identity.device_nodes
@@ -197,8 +216,7 @@ def _finding(case: _Case, what: str, state: str, text: str, hint: str, fact: Fac
     return Finding(case.stack.name, what, state, text, hint, fact.grade, fact.source)  # type: ignore[arg-type]
 
 
-def _few(devices: Sequence[Found]) -> str:
-    paths = [str(d.node) for d in devices]
+def _few(paths: Sequence[str]) -> str:
     return ", ".join(paths) if len(paths) <= 3 else f"{paths[0]} … {paths[-1]}"
 
 
@@ -212,4 +230,6 @@ def _more_nodes(stack: Stack) -> str:
 
 
 def _where(stack: Stack) -> str:
-    return f" ({stack.toolkit.install.value})" if stack.toolkit.install.value else ""
+    """Where a person gets driver and toolkit; a pip command gets neither."""
+    text = stack.toolkit.install.value or ""
+    return f" ({text})" if text and not text.startswith("pip ") else ""

@@ -12,7 +12,7 @@ other steps are joined to it. Where two steps disagree, the device says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from datong.chips import load
@@ -21,9 +21,17 @@ from datong.chips.detect.chain import chain
 from datong.chips.detect.clues import Clues
 from datong.chips.detect.join import Unit, units
 from datong.chips.detect.machine import Machine
-from datong.chips.detect.result import Found, Reason
+from datong.chips.detect.result import Found, Reason, Step
 from datong.chips.detect.visible import view
 from datong.chips.schema import Generation, Stack
+
+_TESTS: tuple[tuple[Step, str, Callable[[Clues, Unit], bool]], ...] = (
+    ("smi", "a product", lambda clues, unit: unit.generation is not None),
+    ("torch", "the adapter", lambda clues, unit: clues.software.adapter is not None),
+    ("torch", "the build of torch", lambda clues, unit: clues.software.vendor_torch),
+    ("library", "the toolkit", lambda clues, unit: clues.software.root is not None),
+    ("library", "the library", lambda clues, unit: clues.software.library is not None),
+)
 
 
 @dataclass
@@ -74,31 +82,19 @@ def _choose(claims: list[tuple[Clues, Unit]]) -> tuple[Clues, Unit, tuple[Stack,
     if len(claims) == 1:
         return (*claims[0], (), None)
     names = ", ".join(clue.stack.name for clue, _ in claims)
-    left, by = claims, ""
-    tests = (
-        ("the product", lambda c, u: u.generation is not None),
-        ("the installed adapter", lambda c, u: c.software.adapter is not None),
-        ("the build of torch", lambda c, u: c.software.vendor_torch),
-        ("the toolkit's directory", lambda c, u: c.software.root is not None),
-        ("the library", lambda c, u: c.software.library is not None),
-    )
-    for text, test in tests:
+    left, by, by_step = claims, "", _TESTS[0][0]
+    for step, text, test in _TESTS:
         fits = [(c, u) for c, u in left if test(c, u)]
         if fits and len(fits) < len(left):
-            left, by = fits, text
+            left, by, by_step = fits, text, step
         if len(left) == 1:
             break
     clue, unit = left[0]
+    looked = f"stacks with this device: {names}"
     if len(left) == 1:
-        return (
-            clue,
-            unit,
-            (),
-            Reason("torch", f"stacks with this device: {names}", by, f"{by} decides: {clue.stack.name}"),
-        )
+        return clue, unit, (), Reason(by_step, looked, f"{by} of one of them", f"so it is {clue.stack.name}")
     others = tuple(c.stack for c, _ in left[1:])
-    told = "nothing tells them apart; the first is taken"
-    return clue, unit, others, Reason("torch", f"stacks with this device: {names}", "no difference", told)
+    return clue, unit, others, Reason("library", looked, "no difference", "cannot be told; the first is taken")
 
 
 def _found(machine: Machine, members: list[tuple[Clues, Unit, tuple[Stack, ...], Reason | None]]) -> list[Found]:
