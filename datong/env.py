@@ -29,6 +29,7 @@ class Var:
 
 CACHE = Var("DATONG_CACHE", "directory", "$XDG_CACHE_HOME/datong or ~/.cache/datong", "imported checkpoints lie here")
 ISA = Var("DATONG_ISA", "name", "the best that the processor has", "forces one variant of the CPU kernels, e.g. `ref`")
+MACHINE_ROOT = Var("DATONG_MACHINE_ROOT", "directory", "/", "`devices` and `doctor` look at a recorded machine instead")
 ORT_LIBRARIES = Var(
     "DATONG_ORT_LIBRARIES", "name=path", "none", "plug-in execution providers for ONNX Runtime, separated like `PATH`"
 )
@@ -39,7 +40,9 @@ SIM_WITHOUT = Var("DATONG_SIM_WITHOUT", "names", "none", "operators that simulat
 THREADS = Var("DATONG_THREADS", "int >= 1", "the cores this process may use", "threads of the CPU backend")
 VERIFY = Var("DATONG_VERIFY", "0 or 1", "0", "the graph is verified after each compiler pass")
 
-VARS: tuple[Var, ...] = (CACHE, ISA, ORT_LIBRARIES, ORT_OPTIONS, PLUGINS, THREADS, VERIFY)
+VARS: tuple[Var, ...] = (
+    CACHE, ISA, MACHINE_ROOT, ORT_LIBRARIES, ORT_OPTIONS, PLUGINS, SIM_MEMORY, SIM_WITHOUT, THREADS, VERIFY,
+)  # fmt: skip
 
 
 def cache_dir() -> Path:
@@ -85,6 +88,17 @@ def text_object(text: str, where: str) -> dict[str, str]:
             "env", f"`{where}` should be a JSON object of texts, it is `{text}`", 'such as {"device_id": "0"}'
         )
     return found
+
+
+def machine_root() -> Path | None:
+    """A directory that stands for the machine to look at; None: this machine. Raises DatongError if it is none."""
+    text = MACHINE_ROOT.text()
+    if text is None:
+        return None
+    path = Path(text).expanduser().absolute()
+    if not path.is_dir():
+        raise DatongError("env", f"`{MACHINE_ROOT.name}` must be a directory, `{path}` is none")
+    return path
 
 
 def plugins() -> tuple[Path, ...]:
