@@ -36,6 +36,7 @@ def bench(
     as_json: options.Json = False,
 ) -> None:
     """Measure tokens per second: median, least, most."""
+    from datong.cli.evidence import evidence
     from datong.cli.loading import open_model
 
     opened = open_model(
@@ -62,6 +63,7 @@ def bench(
     facts = {
         "model": opened.package.manifest.model.name,
         "device": device,
+        "evidence": evidence(opened),
         "memory_bytes": opened.memory(),
         "implementations": sorted({f"{placed.op}: {placed.implementation}" for _, placed in opened.placement()}),
         "tokens_per_second": rows,
@@ -75,7 +77,7 @@ def bench(
     for row in rows:
         table.add_row(row["task"], str(row["context"]), *(f"{row[k]:.1f}" for k in ("median", "least", "most")))
     show(table)
-    err.print("tokens per second, greedy, one sequence", style="dim")
+    err.print(f"tokens per second, greedy, one sequence; {facts['evidence']}", style="dim")
 
 
 def _row(model: Model, task: str, context: int, tokens: int, runs: int) -> dict[str, Any]:

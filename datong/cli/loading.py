@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from datong.cli.console import err, progress, warn
+from datong.cli.evidence import label
 from datong.errors import FallbackWarning, InvalidRequest, TemplateError, TokenizerError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def open_model(name: str, device: str, *, text: bool = True, own: Iterable[str] 
     with progress(f"opening {name}") as report, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FallbackWarning)
         model = load(name, device, progress=report, **options)
+    if text_of_evidence := label(model):
+        err.print(text_of_evidence, style="yellow", markup=False)
     for warning in caught:
         warn(str(warning.message).replace("`strict`", "--strict"))
     if text and model.package.tokenizer_file is None:

@@ -50,6 +50,7 @@ def run(
     Sampling settings that are not given come from the package's generation_config.json; without one the answer is
     greedy, the same each time. Ctrl-C ends the answer, with exit code 130.
     """
+    from datong.cli.evidence import evidence
     from datong.cli.loading import open_model, print_placement, print_timings, prompt_of, text_of
     from datong.cli.sampling import GREEDY, sampling
 
@@ -87,7 +88,7 @@ def run(
         except KeyboardInterrupt:
             interrupted = True
     if as_json:
-        print_json(asdict(answer.result))
+        print_json({**asdict(answer.result), "device": opened.device, "evidence": evidence(opened)})
     else:
         write("" if answer.result.text.endswith("\n") else "\n")
         print_timings(answer.result, interrupted)
