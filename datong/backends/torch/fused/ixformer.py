@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from datong.backends.torch.binding import Batch, Binding, Context, Terms
 from datong.backends.torch.fused.common import (
@@ -42,10 +43,10 @@ def _rms_norm(node: Node, context: Context) -> Callable[..., Tensor]:
     weight, eps, operator = norm_weight(node, context, node.inputs[1]), number(node, "eps"), context.operator
 
     def call(x: Tensor) -> Tensor:
-        y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        if x.shape[0]:
-            operator(x.contiguous().view(-1, len(weight)), weight, eps=eps, output=y.view(-1, len(weight)))
-        return y
+        if not x.shape[0]:
+            return torch.empty_like(x)
+        y: Tensor = operator(x.contiguous().view(-1, len(weight)), weight, eps=eps)
+        return y.view(x.shape)
 
     return call
 
@@ -57,7 +58,8 @@ def _add_rms_norm(node: Node, context: Context) -> Callable[..., tuple[Tensor, T
     def call(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         y, total = (torch.empty_like(a, memory_format=torch.contiguous_format) for _ in range(2))
         if a.shape[0]:
-            operator(a.contiguous(), weight, eps=eps, residual=b.contiguous(), output=y, residual_output=total)
+            dense = a.contiguous(), b.contiguous()
+            y, total = operator(dense[0], weight, eps=eps, residual=dense[1], output=y, residual_output=total)
         return total, y
 
     return call
@@ -85,9 +87,7 @@ def _glu(node: Node, context: Context) -> Callable[..., Tensor]:
     operator = context.operator
 
     def call(gate: Tensor, up: Tensor) -> Tensor:
-        y = torch.empty_like(gate, memory_format=torch.contiguous_format)
-        if gate.shape[0]:
-            operator(joined(gate, up), output=y)
+        y: Tensor = operator(joined(gate, up)) if gate.shape[0] else torch.empty_like(gate)
         return y
 
     return call
@@ -138,6 +138,33 @@ def _decode(node: Node, context: Context) -> Callable[..., Tensor]:
     return call
 
 
+def _refuse_prefill(node: Node, values: Values, terms: Terms) -> str | None:
+    blocks = cache_is(terms, "hnd", multiple=16, lowest=16, highest=256)
+    return first(dtype_is(terms, HALVES), blocks, head_is(node, values, multiple=8, highest=256), plain(node))
+
+
+def _prefill(node: Node, context: Context) -> Callable[..., Tensor]:
+    operator, scale = context.operator, number(node, "scale")
+    ends = OncePerStep(lambda batch: functional.pad(batch.context_lens.cumsum(0, dtype=torch.int32), (1, 0)))
+
+    def call(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+        y: Tensor = operator(
+            query.contiguous(),
+            keys,
+            values,
+            batch.query_starts,
+            ends(batch),
+            batch.max_new,
+            batch.max_context,
+            softmax_scale=scale,
+            causal=True,
+            block_table=batch.block_tables,
+        )
+        return y
+
+    return call
+
+
 _FUNCTIONS = "ixformer.inference.functions."
 BINDINGS = (
     (_FUNCTIONS + "rms_norm", Binding("rms_norm", _refuse_floats, _rms_norm)),
@@ -145,5 +172,9 @@ BINDINGS = (
     (_FUNCTIONS + "vllm_rotary_embedding", Binding("rope", _refuse_rope, _rope, tables=cos_sin)),
     (_FUNCTIONS + "silu_and_mul", Binding("glu", _refuse_floats, _glu)),
     (_FUNCTIONS + "vllm_reshape_and_cache", Binding("attention.write", _refuse_write, _write)),
+    (
+        "ixformer.contrib.vllm_flash_attn.flash_attn_varlen_func",
+        Binding("attention.prefill", _refuse_prefill, _prefill),
+    ),
     (_FUNCTIONS + "vllm_paged_attention", Binding("attention.decode", _refuse_decode, _decode)),
 )
