@@ -42,7 +42,8 @@ CacheDtype = Annotated[
 Activations = Annotated[
     str | None,
     typer.Option(
-        metavar="TYPE", help="What 4- to 8-bit weights are multiplied with: i8 (default) or f32 (exact, slow)."
+        metavar="TYPE",
+        help="What 4- to 8-bit weights are multiplied with: i8 (default) or f32 (exact, slow); bf16 ones with: bf16.",
     ),
 ]
 Context = Annotated[

@@ -55,7 +55,9 @@ def load(
         threads: of the CPU backend; None: DATONG_THREADS, else the cores of this process.
         isa: forces one variant of the CPU kernels; None: DATONG_ISA, else the best one here.
         cache_dtype: f32, f16 or bf16; None: f32 if all weights are, else f16.
-        activations: what the CPU multiplies block weights with: i8 (the default, fast) or f32 (exact, slow).
+        activations: what the CPU multiplies block weights with: i8 (the default, fast) or f32 (exact, slow). bf16: for
+            bf16 weights, on processors with AVX512_BF16: prompts are 1.7 x as fast, and logits move by 0.7 % of
+            their spread (standard deviation, SmolLM2); plain weights otherwise meet f32.
         context: tokens of one sequence, at most the model's; None: the model's, at most 4096.
         cache_tokens: tokens of all sequences together; None: `context`.
         step_tokens: tokens of one step; longer prompts run in pieces.

@@ -168,9 +168,11 @@ dt_error* compile(dt_device* device, const dt_part* part, const dt_pairs* option
       o.cache_type_given = true;
     }
     if (const char* kind = option(options, "activations")) {
-      if (std::strcmp(kind, "i8") && std::strcmp(kind, "f32"))
-        throw Error(DT_INVALID, text("[cpu] option activations is i8 or f32, `%.40s` came", kind));
-      o.exact = !std::strcmp(kind, "f32");
+      const char* names[] = {"i8", "f32", "bf16"};
+      const auto* found = std::find_if(names, names + 3, [&](const char* n) { return !std::strcmp(n, kind); });
+      if (found == names + 3)
+        throw Error(DT_INVALID, text("[cpu] option activations is i8, f32 or bf16, `%.40s` came", kind));
+      o.activations = static_cast<Activations>(found - names);
     }
     o.max_tokens = integer_option(options, "max_tokens", 0, 1, 1 << 24);
     o.max_rows = integer_option(options, "max_rows", 0, 1, 1 << 24);

@@ -52,6 +52,37 @@ def test_instruction_set_that_the_processor_lacks() -> None:
         CPU.compile(part, b.package, {"isa": isa})
 
 
+BF16 = cases(lambda case: case.params.get("format") == "bf16" and case.op.startswith("linear"))
+
+
+@pytest.mark.skipif(not _has("avx512_bf16"), reason="this processor has no avx512_bf16")
+@pytest.mark.parametrize("case", BF16, ids=str)
+def test_activations_in_bf16(case: Case) -> None:
+    result = run_case(CPU, case, {"activations": "bf16", "threads": "2"})
+    assert result.state == "passed", result.reason
+    assert result.implementation == f"{case.op}_bf16_avx512bf16"
+
+
+def test_activations_in_bf16_are_not_the_default() -> None:
+    assert len(BF16) > 20
+    assert not [r for r in run_cases(CPU, {}, BF16[::5]) if "avx512bf16" in r.implementation]
+
+
+@pytest.mark.parametrize(
+    ("fmt", "isa", "message"),
+    [
+        ("bf16", "avx2", "activations=bf16 needs a processor with AVX512_BF16, and no isa that leaves it out"),
+        ("q4_1", "ref", "activations=bf16 is for weights of format bf16, these are q4_1"),
+        ("f32", "ref", "activations=bf16 is for weights of format bf16, these are f32"),
+    ],
+)
+def test_activations_in_bf16_or_a_sentence(fmt: str, isa: str, message: str) -> None:
+    with PartBuilder(1) as b, pytest.raises(Unsupported, match=message):
+        x = b.input("x", (TOKENS, 64))
+        part = b.part([b.node("linear", [x, b.weight("w", fmt, (8, 64))], [("y", (TOKENS, 8))])])
+        CPU.compile(part, b.package, {"activations": "bf16", "isa": _available(isa)})
+
+
 # 3 query heads to 1 K/V head: fewer items than threads, so long contexts are cut; 16 to 1: two tiles of rows per token
 @pytest.mark.parametrize("threads", ["1", "3", "8"])
 @pytest.mark.parametrize(
