@@ -86,6 +86,7 @@ class Toolkit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version_pattern: Fact[str]  # regular expression with one group
     install: Fact[str]  # where a person gets it
     pairs: list[Pair] = []
+    bundled: Fact[bool] = Fact(grade="unknown")  # the packages of torch bring what they need of it: no separate install
 
 
 class FusedOperator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

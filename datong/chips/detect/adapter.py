@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from datong.chips.detect import versions
-from datong.chips.detect.result import Finding
+from datong.chips.detect.result import Finding, State
 from datong.chips.detect.software import Software
 from datong.chips.detect.words import whose
 from datong.chips.schema import Pair, Stack
@@ -35,8 +35,14 @@ def check_torch(stack: Stack, have: Software, builder: Stack | None) -> Iterator
 def check_adapter(stack: Stack, have: Software) -> Iterator[Finding]:
     """Is the adapter installed, and for this torch and this toolkit?"""
     package = stack.adapter.package
+    if stack.adapter.kind == "unknown":
+        text = f"how PyTorch reaches {stack.vendor} chips is not known to us"
+        yield Finding(
+            stack.name, "adapter", "missing", text, f"ask {stack.vendor}, and fill in chips/data/{stack.name}.toml"
+        )
+        return
     if stack.adapter.kind != "privateuse1":
-        if have.vendor_torch or stack.adapter.kind == "cuda":
+        if have.vendor_torch and stack.adapter.kind == "cuda-build" and stack.toolkit.pairs:
             yield from _versions(stack, have, None)
         return
     if not package.usable or not package.value:
@@ -123,6 +129,7 @@ def _source(stack: Stack) -> str:
     return f" ({where})" if where else f" from {stack.vendor}"
 
 
-def _advice(stack: Stack, what: str, state: str, text: str, hint: str, pair: Pair | None) -> Finding:
+def _advice(stack: Stack, what: str, state: State, text: str, hint: str, pair: Pair | None) -> Finding:
     grade, source = (pair.grade, pair.source) if pair else (stack.adapter.package.grade, stack.adapter.package.source)
-    return Finding(stack.name, what, state, text, hint, grade, source)  # type: ignore[arg-type]
+    known = grade != "unknown"
+    return Finding(stack.name, what, state, text, hint, grade if known else "", source if known else "")

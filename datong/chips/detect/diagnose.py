@@ -12,7 +12,7 @@ from datong.chips import load
 from datong.chips.detect import nodes, smi, software
 from datong.chips.detect.adapter import check_adapter, check_torch
 from datong.chips.detect.machine import Machine
-from datong.chips.detect.result import Finding, Found
+from datong.chips.detect.result import Finding, Found, State
 from datong.chips.detect.words import counted, whose
 from datong.chips.schema import Fact, Stack
 
@@ -32,7 +32,7 @@ def diagnose(machine: Machine, found: Sequence[Found], stacks: Mapping[str, Stac
     """Findings about each stack that has a chip here, then about software without a chip, then about the machine."""
     known = stacks if stacks is not None else load.stacks()
     out: list[Finding] = []
-    builder = next((s for s in known.values() if software.look(machine, s).vendor_torch), None)
+    builder = next((s for s in known.values() if _builds_torch(machine, s)), None)
     for name in dict.fromkeys(f.stack.name for f in found):
         devices = [f for f in found if f.stack.name == name]
         stack = devices[0].stack
@@ -153,7 +153,7 @@ def _toolkit(case: _Case) -> Iterator[Finding]:
         name = f" (from {have.root_from})" if have.root_from else ""
         version = f"version {have.toolkit}" if have.toolkit else "version not told"
         yield Finding(stack.name, "toolkit", "ok", f"{have.root}{name}, {version}")
-    elif stack.toolkit.roots.usable:
+    elif stack.toolkit.roots.usable and not (stack.toolkit.bundled.usable and stack.toolkit.bundled.value):
         text = f"not found; looked for {', '.join(stack.toolkit.roots.value or ())}"
         hint = f"install {whose(stack.vendor)} toolkit{_where(stack)}"
         variables = stack.toolkit.root_variables
@@ -195,7 +195,7 @@ def _software_alone(machine: Machine, stack: Stack) -> Iterator[Finding]:
     what = []
     if have.adapter:
         what.append(f"{stack.adapter.package.value} {have.adapter}")
-    if have.vendor_torch:
+    if _builds_torch(machine, stack):
         what.append(f"torch {have.torch}, {whose(stack.vendor)} build")
     if not what:
         return
@@ -209,11 +209,17 @@ def _software_alone(machine: Machine, stack: Stack) -> Iterator[Finding]:
     yield Finding(stack.name, "software", "note", text, hint, fact.grade if hint else "", fact.source if hint else "")
 
 
+def _builds_torch(machine: Machine, stack: Stack) -> bool:
+    """Is the installed torch the vendor's own? A build for CUDA is the stock build: PyPI's, with another suffix."""
+    return stack.adapter.kind != "cuda" and software.look(machine, stack).vendor_torch
+
+
 # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _finding(case: _Case, what: str, state: str, text: str, hint: str, fact: Fact[list[str]] | Fact[str]) -> Finding:
-    return Finding(case.stack.name, what, state, text, hint, fact.grade, fact.source)  # type: ignore[arg-type]
+def _finding(case: _Case, what: str, state: State, text: str, hint: str, fact: Fact[list[str]] | Fact[str]) -> Finding:
+    known = fact.grade != "unknown"
+    return Finding(case.stack.name, what, state, text, hint, fact.grade if known else "", fact.source if known else "")
 
 
 def _few(paths: Sequence[str]) -> str:

@@ -144,11 +144,17 @@ class Machine:
         except PackageNotFoundError:
             return None
 
+    def which(self, tool: str, directories: Sequence[str] = ()) -> str | None:
+        """Path of a tool on PATH, else in one of `directories`."""
+        if self.recorded:
+            return tool if self.exists(f"/smi/{tool}.txt") else None
+        return shutil.which(tool) or _inside(tool, directories)
+
     def run(self, tool: str, arguments: Sequence[str], directories: Sequence[str] = ()) -> Output:
         """Run a tool from PATH, else from one of `directories`; at most once per command line."""
         key = (tool, *arguments)
         if key not in self._outputs:
-            path = tool if self.recorded else shutil.which(tool) or _inside(tool, directories)
+            path = self.which(tool, directories)
             self._outputs[key] = self._run([path, *arguments]) if path else Output("absent")
         return self._outputs[key]
 

@@ -41,15 +41,18 @@ def ask(machine: Machine, stack: Stack, roots: list[str]) -> Report:
     )  # fmt: skip
     if not tool.usable or not tool.value:
         return ABSENT
-    words = list(arguments.value or ()) if arguments.usable else []
-    output = machine.run(tool.value, words, [f"{root}/bin" for root in roots])
+    directories = [f"{root}/bin" for root in roots]
+    if not (arguments.usable and pattern.usable and pattern.value):  # a tool that we do not know is not run
+        found = machine.which(tool.value, directories) is not None
+        doubt = f"{tool.value} is installed, but we do not know how to read it" if found else ""
+        return Report(tool.value, Output("ok" if found else "absent"), (), doubt)
+    words = list(arguments.value or ())
+    output = machine.run(tool.value, words, directories)
     command = " ".join([tool.value, *words])
     if output.state in ("hung", "failed"):
         return Report(command, output, (), f"`{command}` gave no answer: {output.detail}")
     if output.state == "absent":
         return Report(command, output, ())
-    if not pattern.usable or not pattern.value:
-        return Report(command, output, (), f"`{command}` answers, but its format is not known to us")
     rows, doubt = _rows(stack, pattern.value, output.text)
     if not rows:
         doubt = f"`{command}` answers, but no device can be read from it"
