@@ -106,7 +106,7 @@ def vllm_paged_attention(
     block_size: int,
     max_context_len: int,
     **rest: Any,
-) -> None:
+) -> Tensor:
     """One query per sequence over a cache [blocks, heads, block, D]; window_left keys before its own place."""
     name = _FUNCTIONS + "vllm_paged_attention"
     check_types(name, HALVES, SOURCE, query=query, key_cache=key_cache, value_cache=value_cache, output=output)
@@ -123,6 +123,7 @@ def vllm_paged_attention(
     for s, length in enumerate(lens):
         k, v = (rows(cache, block_tables[s], length, "hnd") for cache in (key_cache, value_cache))
         output[s] = attend(query[s : s + 1], k, v, scale, causal=True, left=rest["window_left"])[0]
+    return output
 
 
 def flash_attn_varlen_func(

@@ -1,7 +1,7 @@
 """Moore Threads: what torch_musa adds to aten, and vllm-musa's extension.
 
-Sources: torch_musa torch_patches/…native_functions.yaml.patch and its unit tests; vllm-musa csrc/musa and the conditions
-of its layernorm.
+Sources: torch_musa torch_patches/…native_functions.yaml.patch and its unit tests; vllm-musa csrc/musa and the
+conditions of its layernorm.
 """
 
 from __future__ import annotations

@@ -112,10 +112,9 @@ def _refuse_decode(node: Node, values: Values, terms: Terms) -> str | None:
 
 
 def _decode(node: Node, context: Context) -> Callable[..., Tensor]:
-    """Block tables are int64 here, by its documentation."""
+    """Block tables stay int32, as every caller that we found has them; the docstring says int64."""
     operator, kv_heads, scale = context.operator, whole(node, "num_kv_heads"), number(node, "scale")
     window = whole(node, "window")
-    tables = OncePerStep(lambda batch: batch.block_tables.to(torch.int64))
 
     def call(query: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
         y = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -126,7 +125,7 @@ def _decode(node: Node, context: Context) -> Callable[..., Tensor]:
             values,
             kv_heads,
             scale,
-            tables(batch),
+            batch.block_tables,
             batch.context_lens,
             context.block_size,
             batch.max_context,
@@ -165,7 +164,7 @@ def _prefill(node: Node, context: Context) -> Callable[..., Tensor]:
     return call
 
 
-_FUNCTIONS = "ixformer.inference.functions."
+_FUNCTIONS, _FLASH = "ixformer.inference.functions.", "ixformer.contrib.vllm_flash_attn.flash_attn_varlen_func"
 BINDINGS = (
     (_FUNCTIONS + "rms_norm", Binding("rms_norm", _refuse_floats, _rms_norm)),
     (_FUNCTIONS + "residual_rms_norm", Binding("add_rms_norm", _refuse_floats, _add_rms_norm)),
