@@ -33,7 +33,7 @@ class Builder:
         self.part, self.target, self.settings, self.weights = part, target, settings, weights
         self.dtype, self.cache_dtype = DTYPES[settings.dtype], DTYPES[settings.cache_dtype]
         self.layouts = pair_of(target)
-        self.terms = target.terms(settings.dtype, settings.cache_dtype)
+        self.terms = target.terms(settings.dtype, settings.cache_dtype) if settings.fused else None
         # sequences that decode, in turn instead of at once: their keys are read in place
         self.one_by_one = target.places and not settings.buckets
         self.closures: list[Closure] = []

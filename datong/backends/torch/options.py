@@ -6,6 +6,7 @@ cache_dtype     f32 | bf16 | f16                    of keys and values; default:
 threads         whole number                        of PyTorch on the processor; meaningless on a chip
 buckets         auto | on | off                     steps padded to 1, 2, 4, 8 … tokens; auto: with graphs
 graphs          auto | on | off                     decode steps are captured and replayed; auto: if the adapter can
+fused           auto | on | off                     the vendor's own operators where its descriptor names them
 max_tokens, max_rows, isa                           accepted, without meaning here
 """
 
@@ -19,7 +20,7 @@ from datong.errors import DeviceError
 from datong.spec import formats
 from datong.spec.program import Part
 
-KNOWN = ("compute_dtype", "cache_dtype", "threads", "buckets", "graphs", "max_tokens", "max_rows", "isa")
+KNOWN = ("compute_dtype", "cache_dtype", "threads", "buckets", "graphs", "fused", "max_tokens", "max_rows", "isa")
 _NEAREST = {"f32": ("f32", "bf16", "f16"), "bf16": ("bf16", "f16", "f32"), "f16": ("f16", "bf16", "f32")}
 
 
@@ -32,6 +33,7 @@ class Settings:
     threads: int  # 0: leave PyTorch's
     buckets: bool
     graphs: bool
+    fused: bool = True  # the vendor's operators where there are any
 
 
 def read(target: Target, part: Part, options: Mapping[str, str], can_capture: bool) -> Settings:
@@ -51,7 +53,8 @@ def read(target: Target, part: Part, options: Mapping[str, str], can_capture: bo
     graphs = _switch(target, "graphs", options, can_capture)
     if graphs and not can_capture:
         raise DeviceError(target.name, "graphs should be off: the adapter has no class that captures them")
-    return Settings(dtype, cache_dtype, int(threads), _switch(target, "buckets", options, graphs), graphs)
+    buckets, fused = _switch(target, "buckets", options, graphs), _switch(target, "fused", options, True)
+    return Settings(dtype, cache_dtype, int(threads), buckets, graphs, fused)
 
 
 def _switch(target: Target, name: str, options: Mapping[str, str], auto: bool) -> bool:
