@@ -7,10 +7,12 @@ the paged cache, which makes it an independent witness. Decision: docs/adr/0016-
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 
 from datong.backends.onnxruntime.backend import OnnxRuntimeBackend
-from datong.errors import BackendMissing
+from datong.errors import BackendError, BackendMissing, DatongError
 from datong.spec.backend import DeviceInfo
 
 __all__ = ["OnnxRuntimeBackend", "create", "present"]
@@ -27,15 +29,30 @@ def create(device: str) -> OnnxRuntimeBackend:
             f"`{device}` needs the package onnxruntime, it is not installed",
             "pip install 'datong[onnxruntime]', or the build of ONNX Runtime that your chip's vendor ships",
         )
-    from datong.backends.onnxruntime.providers import find
-
-    return OnnxRuntimeBackend(device, find(device))
+    return OnnxRuntimeBackend(device, _providers().find(device))
 
 
 def present() -> list[DeviceInfo]:
-    """One device per provider of the installed ONNX Runtime; none when it is not installed."""
+    """One device per provider of the installed ONNX Runtime; none when it is not installed.
+
+    One that is installed and cannot be used is shown as what it is, so that it hides no other device.
+    """
     if find_spec("onnxruntime") is None:
         return []
-    from datong.backends.onnxruntime.providers import available, info
+    try:
+        providers = _providers()
+        return [providers.info(provider) for provider in providers.available()]
+    except DatongError as error:
+        return [DeviceInfo("onnxruntime", f"cannot be used: {error.message}", 0, "not run")]
 
-    return [info(provider) for provider in available()]
+
+def _providers() -> ModuleType:
+    """Imported here, with a sentence for a build that does not import (made for another NumPy, a library missing)."""
+    try:
+        return import_module("datong.backends.onnxruntime.providers")
+    except Exception as error:  # extension modules raise what they like
+        raise BackendError(
+            "onnxruntime",
+            f"the installed package onnxruntime should import, got {type(error).__name__}: {error}",
+            "install a build for this Python and NumPy, or uninstall it",
+        ) from error

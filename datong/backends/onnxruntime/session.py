@@ -149,7 +149,7 @@ def _open(
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         return onnxruntime.InferenceSession(graph, settings, **chosen)
     except Exception as error:  # the exceptions of ONNX Runtime have no common base
-        hint = "graph.onnx needs opset 27 and ONNX Runtime 1.32 or later" if provider.plugin is None else None
+        hint = f"opset 27 with windows needs ONNX Runtime 1.32 or later, this is {onnxruntime.__version__}"
         raise DeviceError(WHERE, f"{provider.name} should open `{part.graph}`, got: {one_line(error)}", hint) from error
 
 

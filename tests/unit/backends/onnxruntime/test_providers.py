@@ -44,6 +44,18 @@ def test_without_onnxruntime_the_error_says_how_to_get_it(monkeypatch):
         create("onnxruntime")
 
 
+def test_a_build_that_does_not_import_is_an_error_with_its_words_and_hides_no_other_device(monkeypatch):
+    def fails(name):
+        raise ImportError("import numpy failed")
+
+    monkeypatch.setattr("datong.backends.onnxruntime.import_module", fails)
+    with pytest.raises(BackendError, match="package onnxruntime should import, got ImportError: import numpy failed"):
+        create("onnxruntime")
+    (info,) = present()
+    assert (info.name, info.evidence) == ("onnxruntime", "not run")
+    assert info.description.startswith("cannot be used: ") and info.description.endswith("import numpy failed")
+
+
 def test_a_number_is_the_device_id_of_a_built_in_provider():
     provider = find(f"onnxruntime:{AZURE}:2")
     assert provider.device == f"onnxruntime:{AZURE}:2"
