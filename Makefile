@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.c' -o -name CMakeLists.txt)
 
-.PHONY: demo test check test-python test-native fuzz docs bench clean
+.PHONY: demo test check test-python test-native test-arm fuzz docs bench clean
 
 demo: $(VENV)/.model
 	$(BIN)/datong inspect smollm2
@@ -23,6 +23,10 @@ check: $(VENV)/.test
 
 test-native: $(VENV)/.test
 	scripts/test-native
+
+# The C++ tests on 64-bit ARM, cross-compiled, under qemu-user: needs g++-aarch64-linux-gnu and qemu-user.
+test-arm:
+	scripts/test-arm
 
 # 60 seconds each; the parsers of strangers' files.
 fuzz: $(VENV)/.test

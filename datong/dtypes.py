@@ -44,6 +44,17 @@ U4 = _row("u4", 4, 21, 9, "U8", np.uint8)
 BOOL = _row("bool", 8, 9, 10, "BOOL", np.bool_)
 
 ALL: tuple[DType, ...] = (F32, F16, BF16, I64, I32, I8, U8, I4, U4, BOOL)
+
+# Types that chips have or lack and no package carries: descriptors name them. No C enum (0), no packed form.
+F64 = _row("f64", 64, 11, 0, "F64", np.float64)
+F8E4M3 = _row("f8e4m3", 8, 17, 0, "F8_E4M3", ml_dtypes.float8_e4m3fn)
+F8E5M2 = _row("f8e5m2", 8, 19, 0, "F8_E5M2", ml_dtypes.float8_e5m2)
+F8E8M0 = _row("f8e8m0", 8, 24, 0, "F8_E8M0", ml_dtypes.float8_e8m0fnu)
+F4E2M1 = _row("f4e2m1", 4, 23, 0, "F4", np.uint8)
+
+CHIPS_ONLY: tuple[DType, ...] = (F64, F8E4M3, F8E5M2, F8E8M0, F4E2M1)
+NAMES = frozenset(d.name for d in (*ALL, *CHIPS_ONLY))
+
 BY_NAME = {d.name: d for d in ALL}
 BY_ONNX = {d.onnx: d for d in ALL}
 BY_SAFETENSORS = {d.safetensors: d for d in ALL if d.bits >= 8}

@@ -5,6 +5,7 @@ Variables are read when asked for, never at import, so that a test or a program 
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,20 @@ class Var:
 
 CACHE = Var("DATONG_CACHE", "directory", "$XDG_CACHE_HOME/datong or ~/.cache/datong", "imported checkpoints lie here")
 ISA = Var("DATONG_ISA", "name", "the best that the processor has", "forces one variant of the CPU kernels, e.g. `ref`")
+MACHINE_ROOT = Var("DATONG_MACHINE_ROOT", "directory", "/", "`devices` and `doctor` look at a recorded machine instead")
+ORT_LIBRARIES = Var(
+    "DATONG_ORT_LIBRARIES", "name=path", "none", "plug-in execution providers for ONNX Runtime, separated like `PATH`"
+)
+ORT_OPTIONS = Var("DATONG_ORT_OPTIONS", "JSON object", "{}", "options of the execution provider, all of them texts")
 PLUGINS = Var("DATONG_PLUGINS", "paths", "none", "C plug-ins to load as backends, separated like `PATH`")
+SIM_MEMORY = Var("DATONG_SIM_MEMORY", "bytes", "as the descriptor says", "memory of a simulated chip")
+SIM_WITHOUT = Var("DATONG_SIM_WITHOUT", "names", "none", "operators that simulated chips lack: `aten::mm,aten::silu`")
 THREADS = Var("DATONG_THREADS", "int >= 1", "the cores this process may use", "threads of the CPU backend")
 VERIFY = Var("DATONG_VERIFY", "0 or 1", "0", "the graph is verified after each compiler pass")
 
-VARS: tuple[Var, ...] = (CACHE, ISA, PLUGINS, THREADS, VERIFY)
+VARS: tuple[Var, ...] = (
+    CACHE, ISA, MACHINE_ROOT, ORT_LIBRARIES, ORT_OPTIONS, PLUGINS, SIM_MEMORY, SIM_WITHOUT, THREADS, VERIFY,
+)  # fmt: skip
 
 
 def cache_dir() -> Path:
@@ -51,10 +61,65 @@ def isa() -> str | None:
     return ISA.text()
 
 
+def ort_libraries() -> tuple[tuple[str, Path], ...]:
+    """Name and path of each provider library for ONNX Runtime. Raises DatongError for a pair that is none."""
+    found = []
+    for pair in filter(str.strip, (ORT_LIBRARIES.text() or "").split(os.pathsep)):
+        name, equals, path = pair.strip().partition("=")
+        if not (name and equals and path):
+            raise DatongError("env", f"`{ORT_LIBRARIES.name}` should hold name=path, one is `{pair.strip()}`")
+        found.append((name, Path(path).expanduser().absolute()))
+    return tuple(found)
+
+
+def ort_options() -> dict[str, str]:
+    """Options of the execution provider. Raises DatongError for anything but an object of texts."""
+    return text_object(ORT_OPTIONS.text() or "{}", ORT_OPTIONS.name)
+
+
+def text_object(text: str, where: str) -> dict[str, str]:
+    """A JSON object whose values are texts. Raises DatongError naming `where` for anything else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise DatongError(
+            "env", f"`{where}` should be a JSON object of texts, it is `{text}`", 'such as {"device_id": "0"}'
+        )
+    return found
+
+
+def machine_root() -> Path | None:
+    """A directory that stands for the machine to look at; None: this machine. Raises DatongError if it is none."""
+    text = MACHINE_ROOT.text()
+    if text is None:
+        return None
+    path = Path(text).expanduser().absolute()
+    if not path.is_dir():
+        raise DatongError("env", f"`{MACHINE_ROOT.name}` must be a directory, `{path}` is none")
+    return path
+
+
 def plugins() -> tuple[Path, ...]:
     """Shared libraries that the user wants as backends, in order."""
     text = PLUGINS.text() or ""
     return tuple(Path(part).expanduser().absolute() for part in text.split(os.pathsep) if part.strip())
+
+
+def sim_memory() -> int | None:
+    """Bytes that a simulated chip has; None: as its descriptor says. Raises DatongError for a bad value."""
+    text = SIM_MEMORY.text()
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) < 2**63:
+        raise DatongError("env", f"`{SIM_MEMORY.name}` must be a whole number of bytes from 1, it is `{text}`")
+    return int(text)
+
+
+def sim_without() -> frozenset[str]:
+    """PyTorch's operators (`aten::mm`) that simulated chips lack besides those of the descriptor."""
+    return frozenset(name.strip() for name in (SIM_WITHOUT.text() or "").split(",") if name.strip())
 
 
 def threads() -> int | None:

@@ -17,6 +17,7 @@
     │   ├── BackendMissing           no such backend or device here
     │   ├── AbiMismatch              plug-in speaks another major version
     │   ├── DeviceError              the backend reported an error while running
+    │   │   └── RuleBroken           a program did what this chip does not allow; told by a simulated chip
     │   └── ChipError                a chip descriptor is not what chips/schema.py says
     ├── RuntimeFault                 a request could not be carried out
     │   ├── InvalidRequest           a parameter of the request is out of its range
@@ -26,6 +27,8 @@
     │   └── Cancelled                the caller gave up
     ├── ShapeError (ValueError)      an array has the wrong shape
     └── DtypeError (TypeError)       an array has the wrong element type
+
+    FallbackWarning (UserWarning)    a model was loaded, and some operators run elsewhere than asked
 
 The text of each is one sentence: `[where] what was wanted, what came`; the advice goes into `hint` and is printed
 on its own line.
@@ -116,6 +119,10 @@ class DeviceError(BackendError):
     """The backend reported an error while running."""
 
 
+class RuleBroken(DeviceError):
+    """A program did what this chip does not allow; told by a simulated chip, with the source of the rule."""
+
+
 class ChipError(BackendError):
     """A chip descriptor is not what chips/schema.py says."""
 
@@ -150,3 +157,7 @@ class ShapeError(DatongError, ValueError):
 
 class DtypeError(DatongError, TypeError):
     """An array has the wrong element type."""
+
+
+class FallbackWarning(UserWarning):
+    """Some operators run elsewhere than asked; `strict` refuses instead."""

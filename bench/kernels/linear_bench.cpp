@@ -155,7 +155,9 @@ int main(int argc, char** argv) {
     for (const char* format : kFormats) {
       if (format[3] == 'k' && s.in % 256) continue;
       std::unique_ptr<TestWeight> weight;
-      for (const LinearKernel& k : linear_kernels()) {
+      std::vector<LinearKernel> kernels(linear_kernels().begin(), linear_kernels().end());
+      kernels.insert(kernels.end(), bf16_linear_kernels().begin(), bf16_linear_kernels().end());
+      for (const LinearKernel& k : kernels) {
         if (!std::strstr(k.name, name.c_str()) || std::strncmp(k.name, format, std::strlen(format)) != 0) continue;
         if (!weight) weight = std::make_unique<TestWeight>(format, s.out, s.in, 1);
         if (!k.usable(cpu, weight->view)) continue;

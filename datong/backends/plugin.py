@@ -7,7 +7,7 @@ knows no chip: what a plug-in can do is asked of the plug-in.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -39,9 +39,14 @@ _STEP_ARRAYS = (
 
 
 class PluginBackend:
-    """One loaded plug-in. Raises BackendMissing if `path` is no plug-in, AbiMismatch if it speaks another version."""
+    """One loaded plug-in. Raises BackendMissing if `path` is no plug-in, AbiMismatch if it speaks another version.
 
-    def __init__(self, path: str | os.PathLike[str], evidence: str = "not run") -> None:
+    `option_names`: the options that it knows; None: it is given all, and says itself which it does not know.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], evidence: str = "not run", option_names: Collection[str] | None = None
+    ) -> None:
         where = f"plug-in {Path(path).name}"
         try:
             self._plugin = _native.Plugin(os.fspath(path))
@@ -54,6 +59,7 @@ class PluginBackend:
             raise AbiMismatch(where, str(error), "rebuild the plug-in against this Datong's backend.h") from None
         self.name: str = self._plugin.name
         self.api_version: tuple[int, int] = self._plugin.version
+        self.option_names = None if option_names is None else frozenset(option_names)
         self._evidence = evidence
         self._devices: WeakValueDictionary[tuple[tuple[str, str], ...], _native.Device] = WeakValueDictionary()
 

@@ -1,5 +1,10 @@
 """Which backends there are: built in, installed as entry points (group `datong.backends`), or named in DATONG_PLUGINS.
 
+A *family* is a module that makes a backend for each of its devices, told apart by what follows the first `:`: PyTorch
+(`torch:cpu`), chips by the name of their descriptor (`ascend:1`), simulated chips (`sim:metax-c500`), ONNX Runtime
+(`onnxruntime`). It has two functions: `create(device) -> Backend`, whose name is the device, and `present()`, the
+devices that can be known cheaply.
+
 A backend is imported only when it is asked for, so `cpu` never pays for another one's imports. One that cannot be
 loaded is an error with its name, never skipped. An entry point is a callable without arguments that returns a Backend:
 
@@ -9,26 +14,36 @@ loaded is an error with its name, never skipped. An entry point is a callable wi
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 
 from datong import env
+from datong.chips.load import stacks
 from datong.errors import AbiMismatch, BackendError, BackendMissing, DatongError
 from datong.spec.backend import API_VERSION, Backend, DeviceInfo
 
 GROUP = "datong.backends"
 _BUILTIN = {"cpu": "datong.backends.cpu:create", "reference": "datong.backends.reference:create"}
+_FAMILIES = {
+    "torch": "datong.backends.torch",
+    "sim": "datong.backends.sim",
+    "onnxruntime": "datong.backends.onnxruntime",
+}
+_CHIPS = "datong.backends.torch"  # the family of every chip that has a descriptor
 
 
 def _sources() -> dict[str, EntryPoint]:
     """Every backend that can be known without loading it, by name."""
     found = {name: EntryPoint(name, target, GROUP) for name, target in _BUILTIN.items()}
     for point in entry_points(group=GROUP):
-        if point.name in found and found[point.name].value != point.value:
+        other = found[point.name].value if point.name in found else _family_of(point.name)
+        if other and other != point.value:
             raise BackendError(
                 f"backend {point.name}",
-                f"two backends have this name: `{found[point.name].value}` and `{point.value}`",
+                f"two backends have this name: `{other}` and `{point.value}`",
                 "uninstall one of them, or rename its entry point",
             )
         found[point.name] = point
@@ -37,13 +52,13 @@ def _sources() -> dict[str, EntryPoint]:
 
 def names() -> list[str]:
     """Names of the known backends; loads only the C plug-ins of DATONG_PLUGINS, whose names are inside them."""
-    return sorted({*_sources(), *_plugins()})
+    return sorted({*_sources(), *_FAMILIES, *stacks(), *_plugins()})
 
 
 def backend_for(device: str) -> Backend:
-    """The backend of a device: `cpu`, `reference`, `npu:0` …; one object per process.
+    """The backend of a device: `cpu`, `torch:cpu`, `ascend:1`, `sim:biren-br1xx` …; one object per process.
 
-    The part before `:` may be the backend's name; otherwise every backend is asked for its devices.
+    The part before `:` may be the backend's name or that of a family; otherwise every backend is asked for its devices.
 
     Raises:
         BackendMissing: no backend has such a device.
@@ -56,11 +71,13 @@ def backend_for(device: str) -> Backend:
             return backend
     if name in _plugins():
         return _plugins()[name]
+    if module := _family_of(name):
+        return _member(module, device)
     everything = _everything()
     for backend in everything:
         if any(info.name == device for info in backend.devices()):
             return backend
-    known = sorted({info.name for backend in everything for info in backend.devices()})
+    known = sorted({info.name for info in devices()})
     raise BackendMissing(
         "device",
         f"`{device}` should be a device of this machine, there are {', '.join(f'`{k}`' for k in known) or 'none'}",
@@ -71,12 +88,34 @@ def backend_for(device: str) -> Backend:
 
 def devices() -> list[DeviceInfo]:
     """Every device present now, over all backends. Raises BackendError with the name of one that cannot be loaded."""
-    return [info for backend in _everything() for info in backend.devices()]
+    found = [info for backend in _everything() for info in backend.devices()]
+    return found + [info for module in _FAMILIES.values() for info in _import(module).present()]
 
 
 def _everything() -> list[Backend]:
     loaded = [_load(point.name, point.value) for _, point in sorted(_sources().items())]
     return loaded + list(_plugins().values())
+
+
+def _family_of(name: str) -> str:
+    """The module of the family that a name belongs to, "" if to none."""
+    return _FAMILIES.get(name) or (_CHIPS if name in stacks() else "")
+
+
+@cache
+def _member(module: str, device: str) -> Backend:
+    """The backend of one device of a family."""
+    return _checked(f"backend {device}", device, _import(module).create(device))
+
+
+@cache
+def _import(module: str) -> ModuleType:
+    """A family. Raises BackendError if it does not import: it is part of Datong, and imports nothing heavy."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        message = f"`{module}` should import, got: {error}"
+        raise BackendError(f"backend {module}", message, "reinstall datong: pip install .") from error
 
 
 @cache

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from datong.chips.check import problems
 from datong.chips.schema import Generation, Stack
 from datong.errors import BackendMissing, ChipError
 
@@ -33,9 +34,13 @@ def read(path: Path) -> Stack:
     try:
         stack = msgspec.toml.decode(path.read_bytes(), type=Stack)
     except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise ChipError(path.name, f"a chip descriptor should read as chips/schema.py says, got: {error}") from error
+        text, _, place = str(error).partition(" - at `$.")
+        where = f"{path.name}: {place.rstrip('`')}" if place else path.name
+        raise ChipError(where, f"a chip descriptor should read as chips/schema.py says, got: {text}") from error
     if stack.name != path.stem:
         raise ChipError(path.name, f"the name inside should be `{path.stem}`, is `{stack.name}`")
+    for place, text in problems(stack):
+        raise ChipError(f"{path.name}: {place}", text)
     return stack
 
 

@@ -39,12 +39,17 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     pci_vendor: Fact[str]  # "0x19e5"
     device_nodes: Fact[list[str]]  # glob patterns, one match per device: "/dev/davinci[0-9]*"
-    manager_nodes: Fact[list[str]]  # further nodes that the driver needs: "/dev/davinci_manager"
+    manager_nodes: Fact[list[str]]  # further nodes that the driver needs: "/dev/davinci_manager"; "a|b": one of them
     smi: Fact[str]  # the tool: "npu-smi"
     smi_arguments: Fact[list[str]]  # that list devices: ["info"]
-    smi_device_pattern: Fact[str]  # regular expression, one match per device, groups `index`, `product`, `memory_mib`
+    # Regular expression over all that the tool prints (`^` and `$` at lines), one match per device. Groups: `index`;
+    # `device`, if the node's number is another one; optional `product`, `memory_mib`, `bus` (PCI address).
+    smi_device_pattern: Fact[str]
     library: Fact[list[str]]  # management libraries, names or absolute paths
     torch_version_suffix: Fact[str]  # local version of the vendor's torch build: "+metax"
+    # Device ids under the same PCI vendor, in a display or accelerator class, that are no such chip: "0x1711", the
+    # graphics of Huawei's board controller.
+    pci_others: Fact[list[str]] = Fact(grade="unknown")
 
 
 class Adapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +86,7 @@ class Toolkit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version_pattern: Fact[str]  # regular expression with one group
     install: Fact[str]  # where a person gets it
     pairs: list[Pair] = []
+    bundled: Fact[bool] = Fact(grade="unknown")  # the packages of torch bring what they need of it: no separate install
 
 
 class FusedOperator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +97,7 @@ class FusedOperator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: str  # PyTorch schema as published; "" if unknown, and then it is never called
     grade: Grade
     source: str
+    module: str = ""  # to import so that it is there, besides the adapter: "mcoplib._C"
     condition: str = ""  # in words, checked by the binding
     generations: list[str] = []  # empty: all of the stack
     note: str = ""
@@ -104,13 +111,14 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str  # "Ascend 910B (A2)"
     pci_devices: Fact[list[str]]  # "0xd802"
     dtypes: Fact[list[str]]  # legal element types on the device, names of datong/dtypes.py
-    illegal_dtypes: Fact[list[str]]  # known not to work
+    illegal_dtypes: Fact[list[str]]  # known not to work; what neither list names is not known
     gated_dtypes: Fact[list[str]]  # work only after a switch: int64 on Enflame
     memory_bytes: Fact[int]  # of one device as the runtime sees it
     bandwidth: Fact[float]  # bytes per second
     peak_flops: Fact[dict[str, float]]  # by element type, dense, operations per second
     kv_block_sizes: Fact[list[int]]  # tokens; allowed by the vendor's attention, the best first
     kv_layout: Fact[str]  # of one layer's cache, a key of datong/backends/torch/layouts.py
+    smi_names: Fact[list[str]] = Fact(grade="unknown")  # as the tool prints it, where no product is inside: "Ascend910"
 
 
 class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -25,24 +25,29 @@ def bench(
     tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to decode in each run.")] = 64,
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each, after one warm-up.")] = 5,
     device: options.Device = "cpu",
+    split: options.Split = None,
     threads: options.Threads = None,
     isa: options.Isa = None,
     cache_dtype: options.CacheDtype = None,
     activations: options.Activations = None,
+    own: options.Own = None,
     context: options.Context = None,
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure tokens per second: median, least, most."""
+    from datong.cli.evidence import evidence
     from datong.cli.loading import open_model
 
     opened = open_model(
         model,
         device,
+        split=split,
         threads=threads,
         isa=isa,
         cache_dtype=cache_dtype,
         activations=activations,
+        own=own,
         context=context,
         strict=strict,
         text=False,
@@ -58,6 +63,7 @@ def bench(
     facts = {
         "model": opened.package.manifest.model.name,
         "device": device,
+        "evidence": evidence(opened),
         "memory_bytes": opened.memory(),
         "implementations": sorted({f"{placed.op}: {placed.implementation}" for _, placed in opened.placement()}),
         "tokens_per_second": rows,
@@ -71,7 +77,7 @@ def bench(
     for row in rows:
         table.add_row(row["task"], str(row["context"]), *(f"{row[k]:.1f}" for k in ("median", "least", "most")))
     show(table)
-    err.print("tokens per second, greedy, one sequence", style="dim")
+    err.print(f"tokens per second, greedy, one sequence; {facts['evidence']}", style="dim")
 
 
 def _row(model: Model, task: str, context: int, tokens: int, runs: int) -> dict[str, Any]:

@@ -24,10 +24,12 @@ def chat(
     seed: options.Seed = None,
     system: options.System = None,
     device: options.Device = "cpu",
+    split: options.Split = None,
     threads: options.Threads = None,
     isa: options.Isa = None,
     cache_dtype: options.CacheDtype = None,
     activations: options.Activations = None,
+    own: options.Own = None,
     context: options.Context = None,
     strict: options.Strict = False,
 ) -> None:
@@ -45,10 +47,12 @@ def chat(
     opened = open_model(
         model,
         device,
+        split=split,
         threads=threads,
         isa=isa,
         cache_dtype=cache_dtype,
         activations=activations,
+        own=own,
         context=context,
         strict=strict,
     )

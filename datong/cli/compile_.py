@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from datong.cli import options
-from datong.cli.console import err, print_json, progress, write
+from datong.cli.console import err, print_json, progress, warn, write
 
 
 def compile_(
     model: options.Model,
     device: options.Device = "cpu",
+    split: options.Split = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print placement and refusals with their reasons.")
     ] = False,
@@ -23,28 +24,29 @@ def compile_(
 
     --explain says which implementation runs each operator, or why none does.
     """
-    from datong.backends.registry import backend_for
     from datong.compiler.explain import explain as text
     from datong.compiler.explain import explain_data, explain_unsupported
     from datong.compiler.pipeline import compile_package
+    from datong.compiler.placement import fallback_sentence
+    from datong.engine.devices import open_devices
     from datong.errors import Unsupported
     from datong.package.store import resolve
 
     with progress() as report:
         package = resolve(model, report)
-    backends = [backend_for(device)]
-    if not strict and device != "reference":
-        backends.append(backend_for("reference"))
+    devices = open_devices(device, split, strict=strict)
     try:
-        program = compile_package(package, backends, strict=strict)
+        program = compile_package(package, devices.backends, splits=devices.splits, strict=strict)
     except Unsupported as error:
         if explain:
             write(explain_unsupported(error))
         raise
     if as_json:
-        print_json(explain_data(program, backends))
+        print_json(explain_data(program, devices.backends))
     elif explain:
-        write(text(program, backends))
+        write(text(program, devices.backends))
     else:
         nodes = sum(len(part.nodes) for part in program.parts)
+        if sentence := fallback_sentence(program):
+            warn(f"{sentence}; --strict refuses that")
         err.print(f"compiled {package.root}: {nodes} nodes in {len(program.parts)} part(s)", markup=False)

@@ -2,30 +2,58 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from datong.cli import options
 from datong.cli.console import print_json, show
+from datong.errors import InvalidRequest
+
+OnnxSuite = Annotated[
+    bool, typer.Option("--onnx-suite", help="Run the node tests of the ONNX backend test suite instead.")
+]
 
 
-def conformance(device: options.Device = "cpu", isa: options.Isa = None, as_json: options.Json = False) -> None:
+def conformance(
+    device: options.Device = "cpu",
+    isa: options.Isa = None,
+    onnx_suite: OnnxSuite = False,
+    as_json: options.Json = False,
+) -> None:
     """Check a device against the operator definitions.
 
-    Runs every case on the device and in NumPy; exit code 1 if one differs.
+    Runs every case on the device and in NumPy; exit code 1 if one differs. With --onnx-suite the cases and answers are
+    those of the package onnx, and what the operator set cannot express is counted as not claimed, with the reason.
     """
     from datong.backends.plugin import PluginBackend
     from datong.backends.registry import backend_for
-    from datong.conformance.ops import run_cases
-    from datong.conformance.report import summary, table
 
     backend = backend_for(device)
     if isa and isinstance(backend, PluginBackend):
         backend.check_options({"isa": isa})  # a wrong name is one error, not one per case
-    results = run_cases(backend, {"isa": isa} if isa else {})
-    facts = summary(results, backend)
+    settings = {"isa": isa} if isa else {}
+    if onnx_suite:
+        from datong.conformance import onnx_suite_report
+        from datong.conformance.onnx_suite import run_device
+
+        found = run_device(device, settings)[1]
+        facts, shown = onnx_suite_report.summary(found, backend), onnx_suite_report.table(found, backend)
+    elif getattr(backend, "whole_models_only", False):
+        raise InvalidRequest(
+            "conformance",
+            f"`{device}` runs whole models, no single operators",
+            "use: --onnx-suite, which gives it graphs of its own",
+        )
+    else:
+        from datong.conformance.ops import run_cases
+        from datong.conformance.report import summary, table
+
+        results = run_cases(backend, settings)
+        facts, shown = summary(results, backend), table(results, backend)
     if as_json:
         print_json(facts)
     else:
-        show(table(results, backend))
+        show(shown)
     if facts["failures"]:
         raise typer.Exit(1)

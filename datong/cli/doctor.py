@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,15 +16,27 @@ from datong.cli import options
 from datong.cli.console import print_json, show
 from datong.errors import DatongError
 
+if TYPE_CHECKING:
+    from datong.chips.detect import Survey
+
+_COLOURS = {"ok": "green", "note": "cyan", "missing": "yellow", "broken": "red"}
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `state` is ok, missing (optional) or broken (essential)."""
+    """One line of the report.
+
+    `state` is ok, note, missing or broken. Of Datong itself, missing means optional and broken means essential; of a
+    chip, both keep programs from it.
+    """
 
     what: str
     state: str
     detail: str
     hint: str = ""
+    chip: str = ""  # name of the stack that it is about
+    grade: str = ""  # of the fact behind the hint: A the vendor, B an integrator, C press
+    source: str = ""
 
 
 def _system() -> Finding:
@@ -84,28 +97,54 @@ def _optional(package: str, use: str) -> Callable[[], Finding]:
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
     _system, _cpu, _memory, _cache, _demo_model, _optional("onnxruntime", "runs graph.onnx as it is, for comparison"),
+    _optional("torch", "runs programs on chips, real and simulated"),
 )  # fmt: skip
 
 
-def doctor(as_json: options.Json = False) -> None:
-    """Say what works here and what is missing.
+def chip_findings(survey: Survey) -> list[Finding]:
+    """What the search for chips says: one line for the count, then what is there and what is missing."""
+    usable, found = len(survey.usable), len(survey.found)
+    if not found:
+        lines = [Finding("chips", "ok", "no AI chip found in this machine: programs run on the processor")]
+    else:
+        text = f"{found} found, {usable} of them with nothing known in the way; none was run by us (datong devices)"
+        lines = [Finding("chips", "ok" if usable == found else "note", text)]
+    for f in survey.findings:
+        lines.append(Finding(f"{f.stack} {f.what}".strip(), f.state, f.detail, f.hint, f.stack, f.grade, f.source))
+    return lines
 
-    Exit code 1 if something essential is broken.
+
+Strict = Annotated[bool, typer.Option("--strict", help="Also exit 1 if a chip is here that programs cannot use.")]
+
+
+def doctor(strict: Strict = False, as_json: options.Json = False) -> None:
+    """Say what works here, what is missing, and how to get it.
+
+    Exit code 1 if something essential is broken; a chip is not essential (--strict).
     """
-    from rich.table import Table
-    from rich.text import Text
+    from datong.cli.devices import look
 
-    findings = [check() for check in CHECKS]
+    own, survey = [check() for check in CHECKS], look()
+    findings = [*own, *chip_findings(survey)]
     if as_json:
         print_json([asdict(f) for f in findings])
     else:
-        table = Table("what", "state", "detail", box=None, pad_edge=False)
-        for f in findings:
-            colour = {"ok": "green", "missing": "yellow", "broken": "red"}[f.state]
-            table.add_row(f.what, Text(f.state, colour), Text(f.detail))  # Text: brackets in it are no markup
-            if f.hint:
-                table.add_row("", "", Text(f"hint: {f.hint}"))
-        show(table)
-        show("AI chips are not looked for yet: Datong runs on the CPU today (docs/howto/add-a-chip.md).")
-    if any(f.state == "broken" for f in findings):
+        _show(findings)
+    unusable = any(survey.hurdles(found) for found in survey.found)
+    if any(f.state == "broken" for f in own) or (strict and unusable):
         raise typer.Exit(1)
+
+
+def _show(findings: list[Finding]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("what", "state", "detail", box=None, pad_edge=False)
+    for f in findings:
+        table.add_row(f.what, Text(f.state, _COLOURS[f.state]), Text(f.detail))  # Text: brackets in it are no markup
+        if f.hint:
+            grade = f" [{f.grade}]" if f.grade else ""
+            table.add_row("", "", Text(f"hint: {f.hint}{grade}"))
+    show(table)
+    if any(f.hint and f.grade for f in findings):
+        show(Text("[A] the vendor says so, [B] an integrator, [C] press; sources: datong doctor --json"))

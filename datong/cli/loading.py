@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from datong.cli.console import err, progress, warn
-from datong.errors import InvalidRequest, TemplateError, TokenizerError
+from datong.cli.evidence import label
+from datong.errors import FallbackWarning, InvalidRequest, TemplateError, TokenizerError
 
 if TYPE_CHECKING:
     from datong.engine.model import Model
     from datong.engine.results import Result
 
 
-def open_model(name: str, device: str, *, text: bool = True, **options: Any) -> Model:
-    """`engine.load.load` with bars on stderr; `options` go to it.
+def open_model(name: str, device: str, *, text: bool = True, own: Iterable[str] | None = None, **options: Any) -> Model:
+    """`engine.load.load` with bars on stderr; `options` go to it, and those of `own`, each `NAME=VALUE`.
 
     Raises as it does, and TokenizerError if `text` needs a tokenizer.
     """
     from datong.engine.load import load
 
-    with progress(f"opening {name}") as report:
+    options |= _own_options(own or (), options)
+    with progress(f"opening {name}") as report, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FallbackWarning)
         model = load(name, device, progress=report, **options)
+    if text_of_evidence := label(model):
+        err.print(text_of_evidence, style="yellow", markup=False)
+    for warning in caught:
+        warn(str(warning.message).replace("`strict`", "--strict"))
     if text and model.package.tokenizer_file is None:
         raise TokenizerError(
             "load",
             f"`{name}` has no tokenizer.json, which turns text into tokens",
             "put the model's tokenizer.json into its directory and import it again",
         )
-    _tell_what_runs_elsewhere(model, device)
     return model
 
 
-def _tell_what_runs_elsewhere(model: Model, device: str) -> None:
-    asked = model.engine.runner.program.parts[0].backend if device == "reference" else device.partition(":")[0]
-    elsewhere = Counter((backend, placed.op) for backend, placed in model.placement() if backend != asked)
-    for (backend, op), count in elsewhere.items():
-        warn(f"{op} x{count} runs on {backend}, not on {device}; `datong compile --explain` says why")
+def _own_options(pairs: Iterable[str], others: Mapping[str, Any]) -> dict[str, str]:
+    """Raises InvalidRequest for what is no pair, and for names that have a flag of their own."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise InvalidRequest("option", f"NAME=VALUE was expected, got `{pair}`", "such as: --option keep_mb=64")
+        if name in others:
+            raise InvalidRequest("option", f"`{name}` has a flag of its own", f"--{name.replace('_', '-')} {value}")
+        found[name] = value
+    return found
+
+
+def print_placement(model: Model) -> None:
+    """What ran where, on stderr: operators, what left its device and why, what crossed between devices."""
+    from datong.compiler.explain import explain
+
+    err.print(explain(model.engine.runner.program, placed=[placed for _, placed in model.placement()]), markup=False)
 
 
 def print_timings(result: Result, interrupted: bool) -> None:

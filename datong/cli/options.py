@@ -17,11 +17,24 @@ Model = Annotated[
 ]
 PackageDir = Annotated[Path, typer.Argument(metavar="PACKAGE", help="A package directory.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Where to run: a name that `datong devices` shows.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Where to run: a name that `datong devices` shows; of A,B the second runs what A refuses."
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(metavar="N,…", help="First layers of the second device, the third, …: layers before them run on A."),
+]
+Own = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="An option of the backend's own; may be given several times."),
+]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="CPU threads; default: DATONG_THREADS, else the cores there are.")
 ]
-Isa = Annotated[str | None, typer.Option(metavar="NAME", help="Force a CPU kernel family: ref, avx2 or avx512.")]
+Isa = Annotated[str | None, typer.Option(metavar="NAME", help="Force a CPU kernel family: ref, avx2, avx512, neon …")]
 CacheDtype = Annotated[
     str | None,
     typer.Option(metavar="TYPE", help="KV cache: f32, f16 or bf16; default: f32 for f32 weights, else f16."),
@@ -29,13 +42,19 @@ CacheDtype = Annotated[
 Activations = Annotated[
     str | None,
     typer.Option(
-        metavar="TYPE", help="What 4- to 8-bit weights are multiplied with: i8 (default) or f32 (exact, slow)."
+        metavar="TYPE",
+        help="What 4- to 8-bit weights are multiplied with: i8 (default) or f32 (exact, slow); bf16 ones with: bf16.",
     ),
 ]
 Context = Annotated[
     int | None, typer.Option(metavar="N", help="Tokens to keep room for; default: the model's, at most 4096.")
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse if any operator would run elsewhere than on --device.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse if any operator would run elsewhere than on --device, or on its layer's device."
+    ),
+]
 
 MaxTokens = Annotated[int, typer.Option(metavar="N", help="Longest answer, in tokens.")]
 Temperature = Annotated[float | None, typer.Option(metavar="X", help="0 is greedy; higher is more random.")]

@@ -34,12 +34,15 @@ def run(
         int | None, typer.Option(metavar="N", help="With --json: also this many alternatives per token.")
     ] = None,
     device: options.Device = "cpu",
+    split: options.Split = None,
     threads: options.Threads = None,
     isa: options.Isa = None,
     cache_dtype: options.CacheDtype = None,
     activations: options.Activations = None,
+    own: options.Own = None,
     context: options.Context = None,
     strict: options.Strict = False,
+    placement: Annotated[bool, typer.Option("--placement", help="Then say which implementation ran what.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Answer one prompt: text to stdout, timings to stderr.
@@ -47,7 +50,8 @@ def run(
     Sampling settings that are not given come from the package's generation_config.json; without one the answer is
     greedy, the same each time. Ctrl-C ends the answer, with exit code 130.
     """
-    from datong.cli.loading import open_model, print_timings, prompt_of, text_of
+    from datong.cli.evidence import evidence
+    from datong.cli.loading import open_model, print_placement, print_timings, prompt_of, text_of
     from datong.cli.sampling import GREEDY, sampling
 
     if logprobs is not None and not as_json:
@@ -56,10 +60,12 @@ def run(
     opened = open_model(
         model,
         device,
+        split=split,
         threads=threads,
         isa=isa,
         cache_dtype=cache_dtype,
         activations=activations,
+        own=own,
         context=context,
         strict=strict,
     )
@@ -82,9 +88,11 @@ def run(
         except KeyboardInterrupt:
             interrupted = True
     if as_json:
-        print_json(asdict(answer.result))
+        print_json({**asdict(answer.result), "device": opened.device, "evidence": evidence(opened)})
     else:
         write("" if answer.result.text.endswith("\n") else "\n")
         print_timings(answer.result, interrupted)
+    if placement:
+        print_placement(opened)
     if interrupted:
         raise typer.Exit(130)

@@ -1,6 +1,6 @@
 """Compiled plans are kept, so that a second start imports no ONNX and compiles nothing.
 
-    key = sha256 of: plan version, hash of graph.onnx, where the weights lie, context length, strict and fuse,
+    key = sha256 of: plan version, hash of graph.onnx, where the weights lie, context length, splits, strict and fuse,
           and of each backend its name, interface version and fusions
 
 A kept plan is made again when it cannot be read, when its weights are not in their files any more, and when a backend
@@ -15,6 +15,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -30,21 +31,35 @@ from datong.spec.program import Program
 
 
 def cached_program(
-    package: Package, backends: Sequence[Backend], *, strict: bool = False, fuse: bool = True
+    package: Package,
+    backends: Sequence[Backend],
+    *,
+    splits: Sequence[int] = (),
+    strict: bool = False,
+    fuse: bool = True,
 ) -> Program:
     """The program of a package for `backends`, best first: kept, or compiled and kept. Raises as compile_package."""
-    path = plan_path(package, backends, strict=strict, fuse=fuse)
+    path = plan_path(package, backends, splits=splits, strict=strict, fuse=fuse)
     kept = _read(path)
     if kept is not None and _answers_hold(kept, backends):
-        return kept
+        return _with_graph(kept, package)
     from datong.compiler.pipeline import compile_package  # imports onnx_ir, a second that the warm path saves
 
-    program = compile_package(package, backends, strict=strict, fuse=fuse)
+    program = compile_package(package, backends, splits=splits, strict=strict, fuse=fuse)
     _write(path, plan.to_json(program))
-    return program
+    return _with_graph(program, package)
 
 
-def plan_path(package: Package, backends: Sequence[Backend], *, strict: bool, fuse: bool) -> Path:
+def _with_graph(program: Program, package: Package) -> Program:
+    """A program of one part knows the graph it is the whole of. Not kept: the same plan serves a copy elsewhere."""
+    if len(program.parts) != 1:
+        return program
+    return replace(program, parts=(replace(program.parts[0], graph=str(package.root / GRAPH)),))
+
+
+def plan_path(
+    package: Package, backends: Sequence[Backend], *, splits: Sequence[int] = (), strict: bool, fuse: bool
+) -> Path:
     """Where the plan lies, or would. Raises PackageError when graph.onnx cannot be read."""
     try:
         graph = hashlib.sha256((package.root / GRAPH).read_bytes()).hexdigest()
@@ -57,6 +72,7 @@ def plan_path(package: Package, backends: Sequence[Backend], *, strict: bool, fu
         graph,
         str(package.weights_root.absolute()),
         package.manifest.context_length,
+        list(splits),
         strict,
         fuse,
         [[b.name, list(b.api_version), sorted(b.fusions())] for b in backends],

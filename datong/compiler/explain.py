@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from datong.compiler.placement import fallbacks, transfers
 from datong.errors import Unsupported
 from datong.spec.backend import Backend, Placed, Yes
 from datong.spec.program import Program
@@ -23,8 +25,9 @@ def explain_data(
         placed:   what an Executable says about itself; goes before the answers of `backends`.
 
     Returns:
-        `placement`: rows of op, backend, implementation, count; `refusals`: rows of backend, reason, count, nodes;
-        `parts`: backend, nodes, inputs, outputs, caches, arena_bytes.
+        `placement`: rows of op, backend, implementation, count; `fallbacks`: rows of op, wanted, backend, reason,
+        nodes; `transfers`: rows of value, source, target, bytes, per; `refusals`: rows of backend, reason, count,
+        nodes; `parts`: backend, nodes, inputs, outputs, caches, arena_bytes.
     """
     known = {row.node: row.implementation for row in placed or ()}
     by_name = {backend.name: backend for backend in backends}
@@ -42,6 +45,8 @@ def explain_data(
             {"op": op, "backend": backend, "implementation": how, "count": n}
             for (op, backend, how), n in placement.items()
         ],
+        "fallbacks": [asdict(row) for row in fallbacks(program)],
+        "transfers": [asdict(row) for row in transfers(program)],
         "refusals": _grouped(program.refusals),
         "parts": [
             {
@@ -72,6 +77,12 @@ def explain(program: Program, backends: Sequence[Backend] = (), placed: Iterable
     data = explain_data(program, backends, placed)
     lines = ["placement"]
     lines += _table([(r["op"], r["backend"], r["implementation"], f"x{r['count']}") for r in data["placement"]])
+    lines += ["", "elsewhere than asked"] if data["fallbacks"] else []
+    lines += [
+        f"  {r['op']} x{len(r['nodes'])} on {r['backend']}, since {r['wanted']} refuses: {r['reason']}"
+        for r in data["fallbacks"]
+    ]
+    lines += ["", *_transfers(data["transfers"])] if data["transfers"] else []
     lines += ["", "refusals" if data["refusals"] else "refusals: none"]
     lines += _refusals(data["refusals"])
     return "\n".join(lines) + "\n"
@@ -81,6 +92,16 @@ def explain_unsupported(error: Unsupported) -> str:
     """Why a compilation stopped: every refused node, grouped by reason."""
     lines = [error.message, "", "refusals", *_refusals(_grouped(("", node, why) for node, why in error.reasons))]
     return "\n".join(lines) + "\n"
+
+
+def _transfers(rows: Sequence[dict[str, Any]]) -> list[str]:
+    sums = [
+        f"{total} bytes per {per}"
+        for per in ("token", "row")
+        if (total := sum(r["bytes"] for r in rows if r["per"] == per))
+    ]
+    cells = [(r["value"], f"{r['source']} -> {r['target']}", f"{r['bytes']} bytes", f"per {r['per']}") for r in rows]
+    return [f"transfers through the host, {' and '.join(sums)}", *_table(cells)]
 
 
 def _refusals(groups: Iterable[dict[str, Any]]) -> list[str]:

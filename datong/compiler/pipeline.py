@@ -17,6 +17,7 @@ from datong.compiler import verify as check
 from datong.compiler.draft import Draft
 from datong.compiler.partition import Placer
 from datong.compiler.passes import (
+    assign_devices,
     bind_block_weights,
     bind_weights,
     check_interface,
@@ -73,6 +74,7 @@ BACK: tuple[tuple[str, Callable[[Draft, Placer], int]], ...] = (
     ("merge_duplicates", merge_duplicates.run),
     ("drop_dead", drop_dead.run),
     ("select_rows", select_rows.run),  # logits only where asked
+    ("assign_devices", assign_devices.run),  # layers to devices in a row
 )
 FUSE: tuple[tuple[str, Callable[[Draft, Placer], int]], ...] = (
     ("fuse_linear_glu", fuse_linear_glu.run),
@@ -87,6 +89,7 @@ def compile_graph(
     root: Path,
     backends: Sequence[Backend],
     *,
+    splits: Sequence[int] = (),
     strict: bool = False,
     verify: bool = False,
     fuse: bool = True,
@@ -94,39 +97,38 @@ def compile_graph(
 ) -> Program:
     """Compile a model whose weights lie under `root` for `backends`, best first. The model is not changed.
 
+    `splits`: first layers of the second backend, the third and so on, where they stand in a row. `strict`: the backends
+    are those that the user named, and no layer leaves its own.
+
     Raises Unsupported with the reasons where a node has no form in the operator set or no backend takes it,
     CompileError, IntegrityError or ContainmentError for a graph that is not what a package holds.
     """
-    fresh = model.clone()
-    return _compile(fresh, root, backends, strict, verify, fuse, context_length)
+    return _compile(model.clone(), root, Placer(backends, splits, strict), verify, fuse, context_length)
 
 
 def compile_package(
-    package: Package, backends: Sequence[Backend], *, strict: bool = False, verify: bool = False, fuse: bool = True
+    package: Package,
+    backends: Sequence[Backend],
+    *,
+    splits: Sequence[int] = (),
+    strict: bool = False,
+    verify: bool = False,
+    fuse: bool = True,
 ) -> Program:
     """Compile a package for `backends`, best first; see compile_graph. `cache.cached_program` remembers the result."""
     root, context = package.weights_root, package.manifest.context_length
-    return _compile(package.graph(), root, backends, strict, verify, fuse, context)
+    return _compile(package.graph(), root, Placer(backends, splits, strict), verify, fuse, context)
 
 
-def _compile(
-    model: ir.Model,
-    root: Path,
-    backends: Sequence[Backend],
-    strict: bool,
-    verify: bool,
-    fuse: bool,
-    context_length: int,
-) -> Program:
+def _compile(model: ir.Model, root: Path, placer: Placer, verify: bool, fuse: bool, context_length: int) -> Program:
     """The whole way; `model` is used up."""
     verify = verify or env.verify()
     draft = lower(model, root, verify)
-    placer = Placer(backends)
     for name, back in BACK + (FUSE if fuse else ()):
         back(draft, placer)
         if verify:
             check.draft(draft, after=name)
-    parts, refusals = partition.partition(draft, placer, strict)
+    parts, refusals = partition.partition(draft, placer)
     vocab = draft.values[draft.output].shape[-1]
     compiled = Program(
         package=str(root.absolute()),

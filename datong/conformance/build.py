@@ -63,8 +63,15 @@ class PartBuilder:
 
     def weight(self, name: str, fmt: str, shape: tuple[int, ...], size: float = 1.0) -> str:
         """Append a random weight of about `size` to the file."""
+        return self._store(name, fmt, shape, random_pieces(formats.BY_NAME[fmt], shape, size, self.rng))
+
+    def stored(self, name: str, array: Array) -> str:
+        """Append `array`, of dtype f32, f16 or bf16, as a plain weight."""
+        fmt = next(f.name for f in formats.ALL if not f.block and f.codes.numpy == array.dtype)
+        return self._store(name, fmt, array.shape, {"codes": np.ascontiguousarray(array)})
+
+    def _store(self, name: str, fmt: str, shape: tuple[int, ...], stored: Mapping[str, Array]) -> str:
         row = formats.BY_NAME[fmt]
-        stored = random_pieces(row, shape, size, self.rng)
         pieces = [self._append(row, role, array, shape) for role, array in stored.items()]
         self.arrays[name] = dequantise(row, stored)
         self.values[name] = Value(name, "weight", "f32", shape, fmt, tuple(pieces))

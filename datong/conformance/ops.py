@@ -83,6 +83,8 @@ def run_case(backend: Backend, case: Case, options: Mapping[str, str] | None = N
     """Run one case; an exception of the backend is a failure with its text."""
     if case.level == "L2" and case.op not in backend.fusions():
         return CaseResult(case, "refused", reason="the backend does not claim this fused operator")
+    if getattr(backend, "whole_models_only", False):
+        return CaseResult(case, "refused", reason="the backend runs whole models, no single operators")
     # the seed comes from the case alone, so that a case can be repeated by itself
     with PartBuilder(zlib.crc32(str(case).encode()), backend.name) as builder:
         scene = BUILDERS[case.op](builder, case.params)

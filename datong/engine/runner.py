@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datong.errors import BackendMissing, DeviceError
-from datong.spec.backend import Backend, Cache, Executable, Placed
+from datong.spec.backend import Backend, Cache, Executable, Placed, option_names
 from datong.spec.program import Part, Program, Step
 
 OF_STEP = frozenset({"ids", "positions", "rows"})
@@ -38,7 +38,7 @@ class Runner:
         program: compiled.
         backends: one for each name that a part asks for.
         tokens: tokens that the caches hold, rounded up to whole blocks.
-        options: for `Backend.compile`; see spec/backend.py.
+        options: for `Backend.compile`; see spec/backend.py. Each backend is given those that it knows.
 
     Raises:
         BackendMissing, Unsupported, DeviceError.
@@ -113,7 +113,9 @@ def _open(part: Part, backends: Mapping[str, Backend], package: str, options: Ma
     backend = backends.get(part.backend)
     if backend is None:
         raise BackendMissing("run", f"a part wants backend `{part.backend}`, there are {', '.join(sorted(backends))}")
-    executable = backend.compile(part, package, options)
+    names = option_names(backend)
+    known = options if names is None else {name: value for name, value in options.items() if name in names}
+    executable = backend.compile(part, package, known)
     cache = executable.create_cache(1) if part.caches else None
     return _Stage(part, executable, cache, tuple(name for name in part.inputs if name not in OF_STEP))
 

@@ -57,6 +57,7 @@ class Placed:
     node: str
     op: str
     implementation: str
+    elsewhere: str = ""  # where, if not on the device that was asked: `strict` refuses it
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ class Executable(Protocol):
 
 @runtime_checkable
 class Backend(Protocol):
-    """A chip's code. One object per process and name."""
+    """A chip's code. One object per process and name.
+
+    A backend that can run whole models only (`Part.graph`) says so by an attribute `whole_models_only = True`.
+    """
 
     name: str
     api_version: tuple[int, int]
@@ -118,6 +122,13 @@ class Backend(Protocol):
         """Make a part runnable; map or upload its weights once. Required.
 
         options: `threads`, `isa`, `cache_dtype`, `max_tokens` (largest T), `max_rows` (largest R); all optional,
-        and the backend's own, such as `activations` of cpu.
+        and the backend's own, such as `activations` of cpu. A backend with an attribute `option_names`, a set, is given
+        those alone; one without is given all.
         Raises Unsupported for a node that `supports` refuses, DeviceError otherwise.
         """
+
+
+def option_names(backend: Backend) -> frozenset[str] | None:
+    """The options of `compile` that the backend knows: its attribute `option_names`. None: it wants to see them all."""
+    names = getattr(backend, "option_names", None)
+    return None if names is None else frozenset(names)

@@ -112,6 +112,7 @@ class Part:
     caches: tuple[CacheSpec, ...]  # of the attention nodes in this part, by layer
     slots: Mapping[str, Slot] = field(default_factory=dict)  # temps and outputs; from compiler/memory.py
     arena_bytes: Mapping[str, int] = field(default_factory=dict)  # arena -> bytes per leading unit
+    graph: str = ""  # absolute path of the graph.onnx that this part is the whole of; "": a piece, or made by hand
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ namespace datong {
 
 template <class Kernel>
 struct Variant {
-  const char* name;  // ISA: avx512, avx2, ref
+  const char* name;  // ISA: avx512, avx2, neon, ref
   bool (*usable)(const CpuFeatures&);
   Kernel kernel;
 };
@@ -24,5 +24,6 @@ const Variant<Kernel>& pick(std::span<const Variant<Kernel>> variants, const Cpu
 inline bool always(const CpuFeatures&) { return true; }
 inline bool has_avx2(const CpuFeatures& f) { return f.avx2; }
 inline bool has_avx512(const CpuFeatures& f) { return f.avx512; }
+inline bool has_neon(const CpuFeatures& f) { return f.neon; }
 
 }  // namespace datong

@@ -1,11 +1,13 @@
 // Vectors of f32 as wide as the flags of the including file allow, with the compiler's vector extension: one source
-// serves AVX-512 (16), AVX2 (8) and anything else (4). For ISA files only: everything has internal linkage.
+// serves AVX-512 (16), AVX2 (8), NEON and anything else (4). For ISA files only: everything has internal linkage.
 #pragma once
 
 #include <stdint.h>
 #include <string.h>
 #if defined(__F16C__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "core/convert.h"
@@ -76,6 +78,10 @@ inline Vec load_half(const uint16_t* p, bool bf16) {
   const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   if (bf16) return (Vec)_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
   return (Vec)_mm256_cvtph_ps(h);
+#elif defined(__aarch64__)
+  const uint16x4_t h = vld1_u16(p);
+  if (bf16) return (Vec)vreinterpretq_f32_u32(vshll_n_u16(h, 16));
+  return (Vec)vcvt_f32_f16(vreinterpret_f16_u16(h));
 #else
   Vec v;
   for (int i = 0; i < kLanes; ++i) v[i] = bf16 ? bf16_to_f32(p[i]) : f16_to_f32(p[i]);
@@ -86,6 +92,8 @@ inline Vec load_half(const uint16_t* p, bool bf16) {
 inline uint16_t to_f16(float f) {
 #if defined(__F16C__)
   return static_cast<uint16_t>(_cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+  return vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(f))), 0);
 #else
   return f32_to_f16(f);
 #endif

@@ -141,7 +141,7 @@ void Program::build_tasks(const dt_part& part) {
   std::vector<bool> defined(values_.size());
   for (size_t i = 0; i < values_.size(); ++i) defined[i] = values_[i].kind == DT_WEIGHT || values_[i].kind == DT_CONST;
   for (const Input& input : inputs_) defined[static_cast<size_t>(input.value)] = true;
-  const BuildContext context{device_->features, &caches_, options_.exact};
+  const BuildContext context{device_->features, &caches_, options_.activations};
   for (int32_t i = 0; i < part.node_count; ++i) {
     const NodeView node(item(part.nodes, i), values_);
     check_defined(node, defined);

@@ -23,7 +23,7 @@ struct ProgramOptions {
   bool cache_type_given = false;  // else f32 where all weights are f32
   int64_t max_tokens = 0;         // largest step; 0: grows as needed
   int64_t max_rows = 0;
-  bool exact = false;  // f32 activations for block weights
+  Activations activations = Activations::i8;
 };
 
 class Program {

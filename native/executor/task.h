@@ -54,10 +54,14 @@ class Task {
   std::string implementation;
 };
 
+// What matrices are multiplied with. `i8`: block formats round activations to 8 bits, plain ones leave them in f32.
+// `f32`: nothing is rounded. `bf16`: rounded to bf16, for bf16 matrices only.
+enum class Activations { i8, f32, bf16 };
+
 struct BuildContext {
   CpuFeatures features;
   const std::vector<CacheSpec>* caches = nullptr;  // null: a question, not a compilation
-  bool exact = false;  // block weights meet f32 activations, not 8-bit ones
+  Activations activations = Activations::i8;
 };
 
 // Checks the node and picks its kernels. Throws Error(DT_UNSUPPORTED) with the reason, or Error(DT_INVALID).

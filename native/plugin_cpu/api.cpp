@@ -103,14 +103,15 @@ dt_error* device_info(int32_t index, dt_device_info* out) {
     if (index != 0) throw Error(DT_INVALID, text("[cpu] there is device 0, %d was asked for", index));
     static const CpuFeatures f = detect_cpu_features();
     static const std::string threads = std::to_string(default_thread_count());
-    static const std::string description = std::string("this processor, best instruction set ") +
-        (f.avx512_vnni ? "avx512 + vnni" : f.avx512 ? "avx512" : f.avx2 ? "avx2" : "ref") + ", " + threads + " threads";
+    static const std::string description =
+        text("this processor, best instruction set %s, %s threads", isa_in_words(f), threads.c_str());
     static const dt_pair attributes[] = {
         {"threads", threads.c_str()},          {"avx2", f.avx2 ? "1" : "0"},
         {"avx512", f.avx512 ? "1" : "0"},      {"avx512_vnni", f.avx512_vnni ? "1" : "0"},
-        {"avx512_bf16", f.avx512_bf16 ? "1" : "0"}};
+        {"avx512_bf16", f.avx512_bf16 ? "1" : "0"},
+        {"neon", f.neon ? "1" : "0"},          {"neon_dotprod", f.neon_dotprod ? "1" : "0"}};
     const int64_t memory = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
-    *out = {sizeof *out, "cpu", description.c_str(), memory, {sizeof(dt_pairs), attributes, 5}};
+    *out = {sizeof *out, "cpu", description.c_str(), memory, {sizeof(dt_pairs), attributes, static_cast<int32_t>(std::size(attributes))}};
   });
 }
 
@@ -167,9 +168,11 @@ dt_error* compile(dt_device* device, const dt_part* part, const dt_pairs* option
       o.cache_type_given = true;
     }
     if (const char* kind = option(options, "activations")) {
-      if (std::strcmp(kind, "i8") && std::strcmp(kind, "f32"))
-        throw Error(DT_INVALID, text("[cpu] option activations is i8 or f32, `%.40s` came", kind));
-      o.exact = !std::strcmp(kind, "f32");
+      const char* names[] = {"i8", "f32", "bf16"};
+      const auto* found = std::find_if(names, names + 3, [&](const char* n) { return !std::strcmp(n, kind); });
+      if (found == names + 3)
+        throw Error(DT_INVALID, text("[cpu] option activations is i8, f32 or bf16, `%.40s` came", kind));
+      o.activations = static_cast<Activations>(found - names);
     }
     o.max_tokens = integer_option(options, "max_tokens", 0, 1, 1 << 24);
     o.max_rows = integer_option(options, "max_rows", 0, 1, 1 << 24);

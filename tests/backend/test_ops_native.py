@@ -14,12 +14,18 @@ from datong.spec.program import TOKENS, CacheSpec, Part, Step
 from datong.spec.tolerance import compare
 
 CPU = backend_for("cpu")
-ISAS = ["ref", "avx2", "avx512"]
-BETTER = {"ref": ("avx2", "avx512"), "avx2": ("avx512",), "avx512": ("vnni", "avx512bf16")}
+ISAS = ["ref", "avx2", "avx512", "neon", "neon_dotprod"]
+BETTER = {
+    "ref": ("avx2", "avx512", "neon"),
+    "avx2": ("avx512",),
+    "avx512": ("vnni", "avx512bf16"),
+    "neon": ("dotprod",),
+    "neon_dotprod": (),
+}
 
 
 def _has(isa: str) -> bool:
-    return isa == "ref" or CPU.devices()[0].attributes[isa] == "1"
+    return isa == "ref" or CPU.devices()[0].attributes.get(isa) == "1"
 
 
 def _available(isa: str) -> str:
@@ -32,18 +38,49 @@ def _available(isa: str) -> str:
 @pytest.mark.parametrize("op", OPS)
 def test_forced_instruction_set(isa: str, op: str) -> None:
     # a third of the cases each: tests/backend/test_ops.py runs all of them with the best instruction set
-    chosen = cases(lambda case: case.op == op)[ISAS.index(_available(isa)) :: 3]
+    chosen = cases(lambda case: case.op == op)[ISAS.index(_available(isa)) % 3 :: 3]
     results = run_cases(CPU, {"isa": isa, "threads": "2"}, chosen)
     assert not [f"{r.case}: {r.reason}" for r in results if r.state != "passed"]
     assert not [r.implementation for r in results if any(name in r.implementation for name in BETTER[isa])]
 
 
-@pytest.mark.skipif(_has("avx512"), reason="this processor has everything")
 def test_instruction_set_that_the_processor_lacks() -> None:
-    with PartBuilder(1) as b, pytest.raises(Unsupported, match="isa `avx512` was asked for"):
+    isa = next(isa for isa in ISAS if not _has(isa))  # no processor has both AVX2 and NEON
+    with PartBuilder(1) as b, pytest.raises(Unsupported, match=f"isa `{isa}` was asked for"):
         x = b.input("x", (TOKENS, 4))
         part = b.part([b.node("add", [x, x], [("y", (TOKENS, 4))])])
-        CPU.compile(part, b.package, {"isa": "avx512"})
+        CPU.compile(part, b.package, {"isa": isa})
+
+
+BF16 = cases(lambda case: case.params.get("format") == "bf16" and case.op.startswith("linear"))
+
+
+@pytest.mark.skipif(not _has("avx512_bf16"), reason="this processor has no avx512_bf16")
+@pytest.mark.parametrize("case", BF16, ids=str)
+def test_activations_in_bf16(case: Case) -> None:
+    result = run_case(CPU, case, {"activations": "bf16", "threads": "2"})
+    assert result.state == "passed", result.reason
+    assert result.implementation == f"{case.op}_bf16_avx512bf16"
+
+
+def test_activations_in_bf16_are_not_the_default() -> None:
+    assert len(BF16) > 20
+    assert not [r for r in run_cases(CPU, {}, BF16[::5]) if "avx512bf16" in r.implementation]
+
+
+@pytest.mark.parametrize(
+    ("fmt", "isa", "message"),
+    [
+        ("bf16", "avx2", "activations=bf16 needs a processor with AVX512_BF16, and no isa that leaves it out"),
+        ("q4_1", "ref", "activations=bf16 is for weights of format bf16, these are q4_1"),
+        ("f32", "ref", "activations=bf16 is for weights of format bf16, these are f32"),
+    ],
+)
+def test_activations_in_bf16_or_a_sentence(fmt: str, isa: str, message: str) -> None:
+    with PartBuilder(1) as b, pytest.raises(Unsupported, match=message):
+        x = b.input("x", (TOKENS, 64))
+        part = b.part([b.node("linear", [x, b.weight("w", fmt, (8, 64))], [("y", (TOKENS, 8))])])
+        CPU.compile(part, b.package, {"activations": "bf16", "isa": _available(isa)})
 
 
 # 3 query heads to 1 K/V head: fewer items than threads, so long contexts are cut; 16 to 1: two tiles of rows per token

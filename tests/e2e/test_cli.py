@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def test_bench(cli: Any, package: Path) -> None:
 
 def test_devices(cli: Any) -> None:
     assert "reference" in cli("devices").out
-    assert {d["name"] for d in document(cli("devices", "--json"))} >= {"cpu", "reference"}
+    assert {d["name"] for d in document(cli("devices", "--json"))["devices"]} >= {"cpu", "reference"}
 
 
 def test_doctor(cli: Any) -> None:
@@ -194,6 +195,26 @@ def test_conformance(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended.code == 0 and "rms_norm" in ended.out
     facts = document(cli("conformance", "--json"))
     assert facts["failures"] == [] and sum(level["passed"] for level in facts["levels"].values()) == 6
+
+
+def test_conformance_with_the_onnx_suite(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two operators of it; all of them on all devices: tests/backend/test_onnx_suite.py."""
+    from datong.conformance import onnx_suite
+
+    few = [test for test in onnx_suite.collect() if test.op in ("MatMul", "Cos")]
+    monkeypatch.setattr(onnx_suite, "collect", lambda: few)
+    ended = cli("conformance", "--onnx-suite")
+    assert ended.code == 0 and "on cpu (measured)" in ended.out and "a batch of matrices" in ended.out
+    facts = document(cli("conformance", "--onnx-suite", "--json"))
+    assert facts["total"] == {"executed": 5, "passed": 5, "failed": 0, "not claimed": 4}
+    plain = next(test for test in few if test.name == "test_matmul_2d")
+    few.append(replace(plain, outputs={"Y": plain.outputs["Y"] + 1}))
+    assert cli("conformance", "--onnx-suite").code == 1
+
+
+def test_conformance_of_a_backend_for_whole_models(cli: Any) -> None:
+    ended = cli("conformance", "--device", "onnxruntime")
+    assert ended.code != 0 and "runs whole models, no single operators" in ended.err and "--onnx-suite" in ended.err
 
 
 # ── a conversation ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,6 +9,7 @@ from datong.backends.plugin import PluginBackend
 from datong.errors import BackendMissing
 
 LIBRARY = "libdatong_cpu.so"
+OPTIONS = ("threads", "isa", "activations", "cache_dtype", "max_tokens", "max_rows")  # of native/plugin_cpu/api.cpp
 
 
 def library_path() -> Path:
@@ -22,7 +23,7 @@ def library_path() -> Path:
 
 def create() -> PluginBackend:
     """The backend named `cpu`. Raises DeviceError when DATONG_ISA names no variant that this processor has."""
-    backend = PluginBackend(library_path(), evidence="measured")
+    backend = PluginBackend(library_path(), evidence="measured", option_names=OPTIONS)
     if name := env.isa():  # else every node would be refused, one by one
         backend.check_options({"isa": name, "threads": "1"})
     return backend

@@ -37,6 +37,7 @@ class ReferenceBackend:
 
     name = "reference"
     api_version = API_VERSION
+    option_names = frozenset(_OPTIONS)
 
     def __init__(self, fusions: Iterable[str] = ()) -> None:
         self._fusions = frozenset(fusions)

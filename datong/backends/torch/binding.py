@@ -2,7 +2,7 @@
 
 A descriptor lists a fused operator by its dotted name (`torch_npu.npu_rms_norm`); a binding of the same name in
 `fused/` knows how to call it. It is used if the descriptor gives a schema of grade A or B for this generation, the
-adapter really has the attribute, and `refuse` returns None; else the next one, and at last the composed form (`lower/`).
+adapter really has the attribute, and `refuse` returns None; else the next one, and at last the composed form (lower/).
 
 `implements` is an operator of spec/ops.py, or one of the three stages of attention. What `make` returns is called once
 per step and layer with device tensors and must not touch the host (`.cpu()`, `.item()`, `.tolist()`):
@@ -21,7 +21,7 @@ per step and layer with device tensors and must not touch the host (`.cpu()`, `.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from datong.chips.load import Chip
@@ -47,8 +47,10 @@ class Batch:
     contexts: tuple[int, ...]  # tokens in the cache after this step, by sequence
     query_starts: Tensor  # [S + 1] i32
     context_lens: Tensor  # [S] i32
-    block_tables: Tensor  # [S, M] i32; unused entries 0
-    slots: Tensor  # [N], index dtype: block * block_size + place within the block
+    block_tables: Tensor  # [S, M] i32; unused entries point at a block of padding
+    slots: Tensor  # [N] i64 (i32 where the chip has no i64): block * block_size + place within the block
+    slot_blocks: Tensor  # [N], the block of each slot, like slots
+    slot_offsets: Tensor  # [N], the place within it
     static: bool = False
 
     @property
@@ -63,20 +65,34 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Context:
-    """What a binding may use when it is made: once, at compile time."""
+class Terms:
+    """What is settled before a node is lowered, so that a binding can refuse it."""
 
-    operator: Call  # the vendor's operator
     chip: Chip
     dtype: torch.dtype  # of activations
     cache_dtype: torch.dtype
     block_size: int  # tokens per block of the cache
-    values: Mapping[str, Value]
-    weight: Callable[..., Tensor]  # (name, dtype=None) -> its device tensor, uploaded once; compute dtype unless given
+    layout: str = ""  # of the cache, a key of layouts.py
+    index_dtype: str = "i64"  # of positions and slots: i32 where the chip has no i64
+    dying: frozenset[str] = frozenset()  # inputs that nobody reads after this node: an operator may work in place
 
 
-def _no_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
-    return cos, sin
+@dataclass(frozen=True)
+class Context(Terms):
+    """What a binding may use when it is made: once, at compile time."""
+
+    operator: Call = field(kw_only=True)  # the vendor's operator
+    values: Mapping[str, Value] = field(kw_only=True)
+    weight: Callable[..., Tensor] = field(
+        kw_only=True
+    )  # (name, dtype=None) -> its device tensor, uploaded once; compute dtype unless given
+
+
+Tables = Callable[["Tensor", "Tensor"], tuple["Tensor", ...]]
+
+
+def _no_tables(node: Node, terms: Terms) -> Tables:
+    return lambda cos, sin: (cos, sin)
 
 
 @dataclass(frozen=True)
@@ -84,8 +100,8 @@ class Binding:
     """How one vendor operator is called."""
 
     implements: str
-    refuse: Callable[[Node, Mapping[str, Value], Chip], str | None]  # why this node is not for it; None: it is
+    refuse: Callable[[Node, Mapping[str, Value], Terms], str | None]  # why this node is not for it; None: it is
     make: Callable[[Node, Context], Call]
-    # rope only: (cos [T, r/2] f32, sin) -> the tables as the operator wants them, in the dtype that it wants
-    tables: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = _no_tables
+    # rope only: makes (cos [T, r/2] f32, sin) -> the tables as the operator wants them, in the dtype that it wants
+    tables: Callable[[Node, Terms], Tables] = _no_tables
     capturable: bool = True  # False: it needs lengths on the host, so that a step with it cannot be replayed

@@ -200,7 +200,8 @@ typedef struct dt_api {
   const char* const* (*fusions)(void); /* NULL-terminated names of fused operators; NULL function: none */
 
   /* programs: required. `part` is read during the call only. options: cache_dtype, max_tokens, max_rows,
-   * and the backend's own (cpu: activations = i8 | f32, what block weights are multiplied with). */
+   * and the backend's own (cpu: activations = i8 | f32, what block weights are multiplied with, or bf16, for bf16
+   * weights). */
   dt_error* (*compile)(dt_device*, const dt_part*, const dt_pairs* options, dt_program** out);
   void (*program_free)(dt_program*);
   dt_error* (*program_node)(const dt_program*, int32_t node, dt_answer* out); /* which implementation runs it */

@@ -6,6 +6,8 @@ static const Variant<AttentionKernel> kVariants[] = {
 #if DATONG_X86
     {"avx512", has_avx512, {attend_avx512, store_kv_avx2}},  // storing is bound by memory
     {"avx2", has_avx2, {attend_avx2, store_kv_avx2}},
+#elif DATONG_ARM64
+    {"neon", has_neon, {attend_neon, store_kv_neon}},
 #endif
     {"ref", always, {attend_ref, store_kv_ref}},
 };

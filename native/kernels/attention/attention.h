@@ -25,7 +25,7 @@ namespace datong {
 // 32: two AVX-512 vectors of scores; a block of 64 channels in f16 is 4 KiB, a page.
 constexpr int64_t kBlockSize = 32;
 constexpr int64_t kValuePad = 16;  // floats in the widest vector
-constexpr int kMaxRows = 8;        // rows of one call; 8 x 2 accumulators fit the 32 AVX-512 registers
+constexpr int kMaxRows = 8;        // rows of one call; 8 x 2 accumulators fit the 32 registers of AVX-512 and ARM
 
 enum class CacheType { f32, f16, bf16 };
 
@@ -71,5 +71,7 @@ void store_kv_ref(const CacheLayer&, int64_t, int64_t, int64_t, const float*, co
 void attend_avx2(const AttentionArgs&);
 void store_kv_avx2(const CacheLayer&, int64_t, int64_t, int64_t, const float*, const float*);
 void attend_avx512(const AttentionArgs&);
+void attend_neon(const AttentionArgs&);
+void store_kv_neon(const CacheLayer&, int64_t, int64_t, int64_t, const float*, const float*);
 
 }  // namespace datong

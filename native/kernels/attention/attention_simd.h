@@ -12,8 +12,15 @@ constexpr int kChunkBlocks = 4;
 constexpr int64_t kChunk = kChunkBlocks * kBlockSize;
 constexpr float kMinusInf = -__builtin_inff();
 
-// Accumulators of `rows` x 2 vectors must fit the registers: 32 with AVX-512, 16 below.
-constexpr int kTileRows = kLanes == 16 ? kMaxRows : 4;
+// Accumulators of `rows` x 2 vectors must fit the registers: 16 with AVX2, 32 elsewhere.
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define DATONG_MANY_REGISTERS 1
+#endif
+#if DATONG_MANY_REGISTERS
+constexpr int kTileRows = kMaxRows;
+#else
+constexpr int kTileRows = 4;
+#endif
 
 template <CacheType type>
 inline Vec load_cache(const uint8_t* base, int64_t i) {
@@ -175,7 +182,7 @@ void attend_type(const AttentionArgs& a) {
       case 2: attend_tile<2, type>(a, row); break;
       case 3: attend_tile<3, type>(a, row); break;
       case 4: attend_tile<4, type>(a, row); break;
-#if defined(__AVX512F__)
+#if DATONG_MANY_REGISTERS
       case 5: attend_tile<5, type>(a, row); break;
       case 6: attend_tile<6, type>(a, row); break;
       case 7: attend_tile<7, type>(a, row); break;

@@ -4,6 +4,8 @@ namespace datong {
 
 #if DATONG_X86
 #define DATONG_VARIANTS(op) {"avx2", has_avx2, op##_avx2}, {"ref", always, op##_ref}
+#elif DATONG_ARM64
+#define DATONG_VARIANTS(op) {"neon", has_neon, op##_neon}, {"ref", always, op##_ref}
 #else
 #define DATONG_VARIANTS(op) {"ref", always, op##_ref}
 #endif

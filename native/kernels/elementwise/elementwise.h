@@ -25,5 +25,8 @@ void sigmoid_ref(const float*, const float*, float*, int64_t);
 void add_avx2(const float*, const float*, float*, int64_t);
 void mul_avx2(const float*, const float*, float*, int64_t);
 void sigmoid_avx2(const float*, const float*, float*, int64_t);
+void add_neon(const float*, const float*, float*, int64_t);
+void mul_neon(const float*, const float*, float*, int64_t);
+void sigmoid_neon(const float*, const float*, float*, int64_t);
 
 }  // namespace datong

@@ -28,5 +28,6 @@ std::span<const Variant<Glu>> silu_glu_variants();
 void silu_glu_ref(const GluArgs&);
 void silu_glu_avx2(const GluArgs&);
 void silu_glu_avx512(const GluArgs&);
+void silu_glu_neon(const GluArgs&);
 
 }  // namespace datong

@@ -12,8 +12,9 @@ std::span<const LinearKernel> linear_kernels() {
     std::vector<LinearKernel> v;
     const KernelTable tables[] = {
 #if DATONG_X86
-        linear_plain_avx512(), linear_plain_avx512bf16(), linear_block_avx512vnni(),
-        linear_plain_avx2(),   linear_block_avx2(),
+        linear_plain_avx512(), linear_block_avx512vnni(), linear_plain_avx2(), linear_block_avx2(),
+#elif DATONG_ARM64
+        linear_plain_neon(),   linear_block_neon_dotprod(), linear_block_neon(),
 #endif
         linear_ref(),
     };
@@ -21,6 +22,15 @@ std::span<const LinearKernel> linear_kernels() {
     return v;
   }();
   return all;
+}
+
+std::span<const LinearKernel> bf16_linear_kernels() {
+#if DATONG_X86
+  const KernelTable t = linear_plain_avx512bf16();
+  return {t.items, static_cast<size_t>(t.count)};
+#else
+  return {};
+#endif
 }
 
 }  // namespace datong

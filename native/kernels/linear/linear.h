@@ -73,4 +73,7 @@ std::span<const LinearKernel> linear_kernels();
 // For block formats with activations left in f32, best first: linear_exact.cpp.
 std::span<const LinearKernel> exact_linear_kernels();
 
+// With activations rounded to bf16; empty where no processor of this architecture has instructions for it.
+std::span<const LinearKernel> bf16_linear_kernels();
+
 }  // namespace datong

@@ -41,6 +41,7 @@ void run_exact(const WeightView& w, const float* x, int64_t x_stride, const void
 
 [[maybe_unused]] bool with_avx512(const CpuFeatures& cpu, const WeightView& w) { return cpu.avx512 && w.block > 0; }
 [[maybe_unused]] bool with_avx2(const CpuFeatures& cpu, const WeightView& w) { return cpu.avx2 && w.block > 0; }
+[[maybe_unused]] bool with_neon(const CpuFeatures& cpu, const WeightView& w) { return cpu.neon && w.block > 0; }
 bool always(const CpuFeatures&, const WeightView& w) { return w.block > 0; }
 
 template <KernelTable (*plain)()>
@@ -52,6 +53,8 @@ constexpr LinearKernel kKernels[] = {
 #if DATONG_X86
     exact<linear_plain_avx512>("exact_avx512", with_avx512),
     exact<linear_plain_avx2>("exact_avx2", with_avx2),
+#elif DATONG_ARM64
+    exact<linear_plain_neon>("exact_neon", with_neon),
 #endif
     exact<linear_ref>("exact_ref", always),
 };

@@ -15,6 +15,9 @@ KernelTable linear_plain_avx512();
 KernelTable linear_plain_avx2();
 KernelTable linear_block_avx512vnni();
 KernelTable linear_block_avx2();
+KernelTable linear_plain_neon();
+KernelTable linear_block_neon();
+KernelTable linear_block_neon_dotprod();
 KernelTable linear_ref();
 
 }  // namespace datong

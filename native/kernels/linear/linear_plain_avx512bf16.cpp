@@ -1,6 +1,5 @@
 // bf16 weights with AVX512_BF16: activations rounded to bf16, products and sums in f32. Twice the products of f32 per
-// instruction, but each activation moves by up to 2^-9 of itself, so `bf16_avx512` stands before it in the list and this
-// one runs only if it is asked for by name.
+// instruction, but each activation moves by up to 2^-9 of itself, so it runs only where `activations=bf16` asks for it.
 #include <immintrin.h>
 #include <string.h>
 

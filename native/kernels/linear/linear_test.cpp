@@ -144,6 +144,7 @@ int main(int argc, char** argv) {
                                                {9, 2055, 75}, {6, 1100, 130}};
   std::vector<LinearKernel> kernels(linear_kernels().begin(), linear_kernels().end());
   kernels.insert(kernels.end(), exact_linear_kernels().begin(), exact_linear_kernels().end());
+  kernels.insert(kernels.end(), bf16_linear_kernels().begin(), bf16_linear_kernels().end());
   int tested = 0;
   for (const char* format : kFormats) {
     const bool plain = TestWeight(format, 1, 256, 1).view.block == 0, k = format[3] == 'k';

@@ -33,5 +33,6 @@ std::span<const Variant<RmsNorm>> rms_norm_variants();
 void rms_norm_ref(const RmsNormArgs&);
 void rms_norm_avx2(const RmsNormArgs&);
 void rms_norm_avx512(const RmsNormArgs&);
+void rms_norm_neon(const RmsNormArgs&);
 
 }  // namespace datong

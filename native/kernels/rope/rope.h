@@ -32,5 +32,6 @@ std::span<const Variant<Rope>> rope_variants();
 
 void rope_ref(const RopeArgs&);
 void rope_avx2(const RopeArgs&);
+void rope_neon(const RopeArgs&);
 
 }  // namespace datong

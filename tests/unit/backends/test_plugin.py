@@ -249,6 +249,7 @@ def test_options_are_checked(linear: tuple[PartBuilder, Part]) -> None:
         "cache_dtype": "f64",
         "max_tokens": "-1",
         "max_rows": "many",
+        "activations": "bf8",
         "colour": "red",
     }
     for key, value in bad.items():

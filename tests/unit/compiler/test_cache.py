@@ -44,6 +44,8 @@ def test_the_key_covers_what_changes_the_plan(package):
         for fuse in (False, True)
     }
     assert len(paths) == 12
+    rows = {cache.plan_path(package, REFERENCE * 2, splits=s, strict=False, fuse=True) for s in ((), (1,), (2,))}
+    assert len(rows) == 3 and len(rows & paths) == 1
     before = cache.plan_path(package, REFERENCE, strict=False, fuse=True)
     with open(package.root / "graph.onnx", "ab") as file:
         file.write(b"\0")

@@ -2,7 +2,7 @@ import pytest
 
 from datong.compiler import memory, verify
 from datong.compiler.partition import Placer, partition
-from datong.compiler.passes import select_rows
+from datong.compiler.passes import assign_devices, select_rows
 from datong.errors import Unsupported
 from datong.spec.program import Program
 
@@ -54,7 +54,9 @@ def test_order_of_backends_is_order_of_preference(sketch, picky):
 
 def test_a_node_that_nobody_takes(sketch, picky):
     backends = [picky("chip", refuse("attention", "add")), picky("host", refuse("attention"))]
-    with pytest.raises(Unsupported, match=r"every node should run on a backend \(chip, host\) but 1 of 6 do not") as e:
+    with pytest.raises(
+        Unsupported, match=r"every node should run on a backend \(`chip`, `host`\) but 1 of 6 do not"
+    ) as e:
         partition(layer(sketch), Placer(backends))
     assert e.value.reasons == [
         ("attention_0", "chip: no kernel for attention"),
@@ -62,12 +64,57 @@ def test_a_node_that_nobody_takes(sketch, picky):
     ]
 
 
-def test_strict_wants_the_first_backend(sketch, picky):
-    backends = [picky("chip", refuse("add")), picky("host", refuse())]
+def test_strict_says_so(sketch, picky):
     draft = layer(sketch)
     with pytest.raises(Unsupported, match="on backend `chip`, as strict asks") as error:
-        partition(draft, Placer(backends), strict=True)
+        partition(draft, Placer([picky("chip", refuse("add"))], strict=True))
     assert error.value.reasons == [(draft.nodes[-1].name, "chip: no kernel for add")]
+    both = [picky("chip", refuse("add")), picky("host", refuse("add"))]
+    with pytest.raises(Unsupported, match="on a backend of `chip`, `host`, as strict asks, but 1 of 6"):
+        partition(draft, Placer(both, strict=True))
+
+
+# ---- devices in a row ------------------------------------------------------------------------------------------------
+
+
+def layers(sketch, count):
+    x = sketch.embed()
+    for i in range(count):
+        x = sketch.add(x, sketch.linear(sketch.attention(x, i), 8, f"layers.{i}.o"))
+    return sketch.run(sketch.done(sketch.linear(x, 11, "head")), select_rows)
+
+
+def in_a_row(sketch, backends, count=2, **options):
+    draft, placer = layers(sketch, count), Placer(backends, (1,), **options)
+    assign_devices.run(draft, placer)
+    return partition(draft, placer)
+
+
+def test_a_row_of_devices_gives_one_part_each(sketch, picky):
+    parts, refusals = in_a_row(sketch, [picky("a", refuse()), picky("b", refuse()), picky("host", refuse())], 3)
+    assert [(p.backend, [c.layer for c in p.caches]) for p in parts] == [("a", [0]), ("b", [1, 2])]
+    assert refusals == ()
+    first, second = parts
+    assert first.inputs == ("ids",) and len(first.outputs) == 1  # the residual stream
+    assert second.inputs == ("rows", *first.outputs) and second.outputs == ("head.out",)
+    assert "layers.0.o.w" in first.values and "layers.0.o.w" not in second.values
+    verify.program(Program("/nowhere", tuple(memory.plan(p) for p in parts), 8, 0))
+
+
+def test_in_a_row_the_other_device_comes_before_the_rest(sketch, picky):
+    backends = [picky("a", refuse("attention", "add")), picky("b", refuse("add")), picky("host", refuse())]
+    parts, refusals = in_a_row(sketch, backends)
+    where = {node.name: part.backend for part in parts for node in part.nodes}
+    assert (where["attention_0"], where["attention_1"], where["layers.0.o"]) == ("b", "b", "a")
+    assert [b for b, node, _ in refusals if node == "attention_0"] == ["a"]
+    assert [where[node] for node in where if node.startswith("add")] == ["host", "host"]
+
+
+def test_in_a_row_strict_keeps_each_layer_on_its_own(sketch, picky):
+    backends = [picky("a", refuse()), picky("b", refuse("attention"))]
+    with pytest.raises(Unsupported, match="its layer's backend of `a`, `b`, as strict asks, but 1 of") as error:
+        in_a_row(sketch, backends, strict=True)
+    assert error.value.reasons == [("attention_1", "b: no kernel for attention")]
 
 
 def test_no_backend_at_all(sketch):

@@ -78,6 +78,15 @@ def test_parts_run_in_order_and_hand_on_their_outputs():
     assert runner.memory() == {"weights_mapped": 6, "arena": 2, "cache": 2 * 25 * 40}
 
 
+def test_each_backend_is_given_the_options_that_it_knows():
+    a, b = Stage(4, "hidden"), Stage(4, "logits")
+    backends = [Backend("a", a), Backend("b", b)]
+    backends[0].option_names = {"isa", "threads"}
+    parts = (part("a", outputs=("hidden",)), part("b", ("hidden", "rows")))
+    Runner(Program("", parts, 4, 64), backends, 10, {"isa": "ref", "compute_dtype": "bf16"})
+    assert a.options == {"isa": "ref"} and b.options == {"isa": "ref", "compute_dtype": "bf16"}
+
+
 def test_blocks_of_different_sizes_are_spread():
     a, b = Stage(4, "hidden"), Stage(6, "logits")
     runner = two(a, b, tokens=30)

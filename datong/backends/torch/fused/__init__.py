@@ -1,19 +1,21 @@
-"""Vendor operators that our lowering can call: `BINDINGS`, by the name that chip descriptors use.
+"""Vendor operators that our lowering can call.
 
-Every module of this folder with a `BINDINGS` of its own is part of the table: one small file per vendor stack. The
+Every module of this folder may have `BINDINGS`, rows of (dotted name as chip descriptors use it, Binding): one small
+file per family of operators. An operator that does several of ours (prefill and decode) has a row for each. The
 contract is `datong/backends/torch/binding.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from datong.backends.torch.binding import Binding
+from datong.backends.torch.binding import Binding, Terms
 from datong.chips.load import Chip
 from datong.chips.schema import FusedOperator
 from datong.errors import BackendError
@@ -21,14 +23,17 @@ from datong.spec.program import Node, Value
 
 
 @cache
-def bindings() -> Mapping[str, Binding]:
-    """Every binding, by the vendor operator's dotted name. Raises BackendError when two files bind the same one."""
-    table: dict[str, Binding] = {}
+def bindings() -> Mapping[tuple[str, str], Binding]:
+    """Every binding, by the vendor operator's dotted name and what it does. Raises BackendError for one bound twice."""
+    table: dict[tuple[str, str], Binding] = {}
     for module in pkgutil.iter_modules(__path__):
-        own: Mapping[str, Binding] = getattr(importlib.import_module(f"{__name__}.{module.name}"), "BINDINGS", {})
-        if twice := sorted(table.keys() & own.keys()):
-            raise BackendError("fused", f"`{twice[0]}` should be bound once, `{module.name}.py` binds it again")
-        table.update(own)
+        rows: Iterable[tuple[str, Binding]] = getattr(
+            importlib.import_module(f"{__name__}.{module.name}"), "BINDINGS", ()
+        )
+        for name, binding in rows:
+            if (name, binding.implements) in table:
+                raise BackendError("fused", f"`{name}` should be bound once, `{module.name}.py` binds it again")
+            table[name, binding.implements] = binding
     return table
 
 
@@ -37,19 +42,39 @@ def candidates(chip: Chip, op: str) -> Iterator[tuple[FusedOperator, Binding]]:
     for fused in chip.stack.fused:
         usable = bool(fused.schema) and fused.grade in ("A", "B")
         if fused.implements == op and usable and chip.generation.name in (fused.generations or [chip.generation.name]):
-            binding = bindings().get(fused.name)
-            if binding is not None and binding.implements == op:
+            binding = bindings().get((fused.name, op))
+            if binding is not None:
                 yield fused, binding
 
 
 def bindings_for(
-    chip: Chip, op: str, node: Node, values: Mapping[str, Value]
+    terms: Terms, op: str, node: Node, values: Mapping[str, Value]
 ) -> Iterator[tuple[str, Binding, Callable[..., Any]]]:
     """(name, binding, operator) of each vendor operator that takes this node, best first. The adapter is imported."""
-    for fused, binding in candidates(chip, op):
-        operator = resolve(fused.name)
-        if operator is not None and binding.refuse(node, values, chip) is None:
+    for fused, binding in candidates(terms.chip, op):
+        operator = available(fused)
+        if operator is not None and binding.refuse(node, values, terms) is None:
             yield fused.name, binding, operator
+
+
+def refusals(terms: Terms, op: str, node: Node, values: Mapping[str, Value]) -> list[tuple[str, str]]:
+    """(name, reason) of each vendor operator of this chip that is not used for the node."""
+    found = []
+    for fused, binding in candidates(terms.chip, op):
+        missing = f"`{fused.name}` is not in the adapter" if available(fused) is None else None
+        if reason := missing or binding.refuse(node, values, terms):
+            found.append((fused.name, reason))
+    return found
+
+
+def available(fused: FusedOperator) -> Any | None:
+    """The operator, after importing the module that brings it; None: it is not here."""
+    if fused.module and fused.module not in sys.modules:
+        # not installed, or a library of the toolkit does not load: then the name stands for nothing, or something else
+        # has brought the operator
+        with contextlib.suppress(ImportError, OSError):
+            importlib.import_module(fused.module)
+    return resolve(fused.name)
 
 
 def resolve(dotted: str) -> Any | None:

@@ -1,0 +1,223 @@
+"""Attention over the paged cache, in three stages, each the vendor's operator or composed: write, prefill, decode.
+
+    write     every new key and value into its slot, once for the whole step
+    prefill   sequences with several new tokens, one after another
+    decode    sequences with one: in one batch over gathered blocks, or one by one where keys can be read in place
+
+The composed form is PyTorch's scaled_dot_product_attention; with a softcap, which that lacks, its definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datong.backends.torch.binding import Batch
+from datong.backends.torch.builder import Builder
+from datong.backends.torch.frame import Frame, Reach
+from datong.backends.torch.layouts import Pair
+from datong.spec.program import Node
+
+_SDPA = functional.scaled_dot_product_attention
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One attention node."""
+
+    layer: int
+    heads: int
+    kv_heads: int
+    scale: float
+    window: int
+    softcap: float
+    layouts: Pair
+    rounds: bool  # the cache's dtype is not that of the activations
+
+    # ---- keys and values of a sequence -------------------------------------------------------------------------
+
+    def seen(self, cache: tuple[Tensor, Tensor], reach: Reach, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What a sequence sees: keys [1, Hkv, length, D], values [1, Hkv, length, Dv]."""
+        found = []
+        for tensor, layout in zip(cache, (self.layouts.keys, self.layouts.values), strict=True):
+            rows = layout.span(tensor, reach.start, reach.length) if reach.table is None else None
+            if rows is None:
+                assert reach.table is not None
+                rows = layout.gather(tensor, reach.table).narrow(2, reach.skip, reach.length)
+            found.append(rows.to(dtype) if self.rounds else rows)
+        return found[0], found[1]
+
+    # ---- stages ------------------------------------------------------------------------------------------------
+
+    def write(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> None:
+        """Stage one."""
+        if self.rounds:
+            key, value = key.to(keys.dtype), value.to(values.dtype)
+        self.layouts.keys.write(keys, key, batch)
+        self.layouts.values.write(values, value, batch)
+
+    def prefill(self, q: Tensor, key: Tensor, value: Tensor, cache: tuple[Tensor, Tensor], frame: Frame) -> Tensor:
+        """Stage two: q [N, Hq, D] of the sequences with several new tokens -> [N, Hq, Dv]."""
+        results, row = [], 0
+        for reach in frame.reaches[self.window]:
+            if reach.new == 1:
+                continue
+            mine = slice(row, row + reach.new)
+            row += reach.new
+            if reach.fresh and not self.rounds:
+                k, v = key[mine].transpose(0, 1)[None], value[mine].transpose(0, 1)[None]
+            else:
+                k, v = self.seen(cache, reach, q.dtype)
+            causal = reach.fresh and (not self.window or reach.new <= self.window)
+            if not causal and reach.mask is None:
+                reach.mask = _mask(reach, self.window, q)
+            y = self.attend(q[mine].transpose(0, 1)[None], k, v, None if causal else reach.mask, causal)
+            results.append(y[0].transpose(0, 1))
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def decode_each(self, q: Tensor, cache: tuple[Tensor, Tensor], frame: Frame) -> Tensor:
+        """Stage three, one by one: q [S, Hq, D] -> [S, Hq, Dv]. Every key that is seen counts, so there is no mask."""
+        results = []
+        for row, reach in enumerate(r for r in frame.reaches[self.window] if r.new == 1):
+            k, v = self.seen(cache, reach, q.dtype)
+            y = self.attend(q[row].view(1, self.kv_heads, -1, q.shape[2]), k, v, None, False)
+            results.append(y.reshape(1, self.heads, -1))
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def decode_batch(self, q: Tensor, cache: tuple[Tensor, Tensor], frame: Frame, batch: Batch) -> Tensor:
+        """Stage three, at once: all blocks of the tables are gathered, and a mask hides what is not the sequence's."""
+        k = self.layouts.keys.gather(cache[0], batch.block_tables)
+        v = self.layouts.values.gather(cache[1], batch.block_tables)
+        if self.rounds:
+            k, v = k.to(q.dtype), v.to(q.dtype)
+        mask = frame.masks.get(self.window)
+        if mask is None:
+            mask = frame.masks[self.window] = _batch_mask(batch, k.shape[2], self.window, q)
+        y = self.attend(q.view(len(q), self.kv_heads, -1, q.shape[2]), k, v, mask, False)
+        return y.reshape(len(q), self.heads, -1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """Q [S, H, t, D], k [S, Hkv, n, D], v [S, Hkv, n, Dv], mask added to scores -> [S, H, t, Dv]."""
+        if not self.softcap:
+            grouped = q.shape[1] != k.shape[1]
+            return _SDPA(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped)
+        group = q.shape[1] // k.shape[1]
+        if group > 1:
+            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        score = (q @ k.transpose(2, 3)).to(torch.float32) * self.scale
+        score = torch.tanh(score / self.softcap) * self.softcap
+        if causal:
+            mask = torch.full(score.shape[2:], float("-inf"), dtype=score.dtype, device=score.device).triu(1)
+        if mask is not None:
+            score = score + mask
+        return score.softmax(3).to(v.dtype) @ v
+
+
+def _mask(reach: Reach, window: int, like: Tensor) -> Tensor:
+    """[new, length]: 0 where a new token sees a key, else minus infinity."""
+    query = torch.arange(reach.length - reach.new, reach.length, dtype=torch.int32, device=like.device)[:, None]
+    key = torch.arange(reach.length, dtype=torch.int32, device=like.device)[None]
+    hidden = key > query
+    if window:
+        hidden = hidden | (key <= query - window)
+    return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
+
+
+def _batch_mask(batch: Batch, length: int, window: int, like: Tensor) -> Tensor:
+    """[S, 1, 1, length], likewise for one new token per sequence."""
+    place = torch.arange(length, dtype=torch.int32, device=like.device)[None]
+    lens = batch.context_lens[:, None]
+    hidden = place >= lens
+    if window:
+        hidden = hidden | (place < lens - window)
+    zeros = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+    return zeros.masked_fill_(hidden, float("-inf"))[:, None, None]
+
+
+def attention(node: Node, builder: Builder) -> str:
+    """Emit the three stages as one call."""
+    attrs = node.attrs
+    form = _Form(
+        int(str(attrs["layer"])),
+        int(str(attrs["num_heads"])),
+        int(str(attrs["num_kv_heads"])),
+        float(str(attrs["scale"])),
+        int(str(attrs["window"])),
+        float(str(attrs["softcap"])),
+        builder.layouts,
+        builder.cache_dtype is not builder.dtype,
+    )
+    chosen = {stage: builder.vendor(f"attention.{stage}", node) for stage in ("write", "prefill", "decode")}
+    write, prefill, decode = (found[2] if found else None for found in chosen.values())
+    q, k, v = (builder.read(name) for name in node.inputs)
+    target, width = builder.write(node.outputs[0]), builder.width(node.outputs[0])
+    put, dims = write or form.write, (builder.width(node.inputs[0]) // form.heads, width // form.heads)
+
+    def fill(q: Tensor, key: Tensor, value: Tensor, cache: tuple[Tensor, Tensor], frame: Frame) -> Tensor:
+        if prefill is None:
+            return form.prefill(q, key, value, cache, frame)
+        result: Tensor = prefill(q, key, value, *cache, frame.prefill)
+        return result
+
+    def step(q: Tensor, cache: tuple[Tensor, Tensor], frame: Frame, batch: Batch) -> Tensor:
+        if decode is not None:
+            result: Tensor = decode(q, *cache, batch)
+            return result
+        if builder.one_by_one:
+            return form.decode_each(q, cache, frame)
+        return form.decode_batch(q, cache, frame, batch)
+
+    def run(frame: Frame) -> None:
+        registers = frame.registers
+        assert frame.cache is not None and frame.whole is not None
+        cache = frame.cache.keys[form.layer], frame.cache.values[form.layer]
+        query = registers[q].view(-1, form.heads, dims[0])
+        key, value = registers[k].view(-1, form.kv_heads, dims[0]), registers[v].view(-1, form.kv_heads, dims[1])
+        put(key, value, *cache, frame.whole)
+        if frame.decode is frame.whole:
+            y = step(query, cache, frame, frame.whole)
+        elif frame.prefill is frame.whole:
+            y = fill(query, key, value, cache, frame)
+        else:
+            y = _mixed(query, key, value, cache, frame, dims[1], fill, step)
+        registers[target] = y.reshape(-1, width)
+
+    builder.emit(run)
+    return _name(chosen)
+
+
+def _mixed(
+    q: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cache: tuple[Tensor, Tensor],
+    frame: Frame,
+    dim: int,
+    fill: Callable[..., Tensor],
+    step: Callable[..., Tensor],
+) -> Tensor:
+    """Both kinds of sequences in one step, or padding: each kind's rows out, and its results back in."""
+    y = torch.zeros((len(q), q.shape[1], dim), dtype=q.dtype, device=q.device)
+    if frame.prefill is not None and frame.prefill_rows is not None:
+        rows = frame.prefill_rows
+        mine = fill(q.index_select(0, rows), key.index_select(0, rows), value.index_select(0, rows), cache, frame)
+        y[rows] = mine.reshape(-1, q.shape[1], dim)
+    if frame.decode is not None and frame.decode_rows is not None:
+        rows = frame.decode_rows
+        y[rows] = step(q.index_select(0, rows), cache, frame, frame.decode).reshape(-1, q.shape[1], dim)
+    return y
+
+
+def _name(chosen: dict[str, Any]) -> str:
+    """What `placement` shows."""
+    vendors: dict[str, str] = {stage: found[0] for stage, found in chosen.items() if found}
+    if len(vendors) < len(chosen):
+        vendors["attention" if not vendors else "rest"] = "torch scaled_dot_product_attention"
+    if len(vendors) == 1:
+        return next(iter(vendors.values()))
+    return ", ".join(f"{name} ({stage})" for stage, name in vendors.items())

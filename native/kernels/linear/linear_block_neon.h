@@ -1,0 +1,218 @@
+// Block formats with NEON: int8 activations, R rows x T tokens at once, the vector along the row. Included by one file per
+// instruction set, which defines
+//
+//   Dot::usable(cpu)
+//   Dot::of(a, b)          int8x16 -> int32x4: the 16 products added up in some way to four sums
+//   Dot::of(a, b, c, d)    of(a, b) + of(c, d)
+//
+// Codes become signed bytes: i4 are used as 16 * c (the high nibble stays where it is, the low one is shifted up), which
+// the scale takes back, exactly; u8 as u - 128, which `bias` of linear_prepared.h takes back. So no product of two is
+// larger than 128 * 127, and a sum of two fits in 16 bits.
+#pragma once
+
+#include "kernels/linear/linear_block_neon_prepare.h"
+#include "kernels/linear/linear_formats.h"
+#include "kernels/linear/linear_list.h"
+
+namespace datong {
+namespace {
+
+#define UNROLL _Pragma("GCC unroll 32")
+
+constexpr int64_t kAhead = 8192;  // bytes of codes; as in linear_block_avx512_gemv.h
+
+template <Fmt F>
+constexpr float kCodeUnit = Traits<F>::nibbles && Traits<F>::is_signed ? 0.0625f : 1.0f;
+template <Fmt F>
+constexpr bool kHasBias = !Traits<F>::nibbles && !Traits<F>::is_signed;
+template <Fmt F>
+constexpr int64_t kBlockBytes = Traits<F>::block / (Traits<F>::nibbles ? 2 : 1);
+
+inline float half_at(const uint8_t* p) {
+  uint16_t h;
+  memcpy(&h, p, 2);
+  return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))), 0);
+}
+
+// Values of blocks [b, b + 4) of one row (b a multiple of 4), of which `count` exist, the others 0: a scale or min, both
+// levels multiplied.
+template <Fmt F, bool kFull>
+inline float32x4_t levels4(const uint8_t* one, const uint8_t* super, int64_t b, int64_t count) {
+  if constexpr (!Traits<F>::two_level) {
+    uint8_t copy[8] = {};
+    if (!kFull) memcpy(copy, one + 2 * b, static_cast<size_t>(2 * count));
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(kFull ? one + 2 * b : copy)));
+  } else {  // whole super blocks: 4 blocks always exist
+    uint32_t four;
+    memcpy(&four, one + b, 4);
+    const uint8x8_t bytes = vreinterpret_u8_u32(vdup_n_u32(four));
+    const float32x4_t k = F == Fmt::q6_k
+                              ? vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(bytes)))))
+                              : vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))));
+    return vmulq_n_f32(k, half_at(super + b / (Traits<F>::super / Traits<F>::block) * 2));
+  }
+}
+
+struct Token {
+  const int8_t* codes;
+  const float *scale, *sums;
+  const int32_t* bias;
+  Token() = default;
+  Token(const uint8_t* p, const PreparedLayout& l)
+      : codes(reinterpret_cast<const int8_t*>(p)), scale(floats_at(p, l.scale)), sums(floats_at(p, l.sums)), bias(ints_at(p, l.bias)) {}
+};
+
+// Activation scales of 4 weight blocks from block b on.
+template <Fmt F>
+inline float32x4_t token_scales(const Token& x, int64_t b) {
+  if constexpr (Traits<F>::block == 16) {
+    const float32x2_t two = vld1_f32(x.scale + b / 2);
+    return vcombine_f32(vdup_lane_f32(two, 0), vdup_lane_f32(two, 1));
+  } else {
+    return vld1q_f32(x.scale + b);
+  }
+}
+
+// Block b of a row as signed bytes: nibbles: even elements, odd ones; bytes: first half, second half (q6_k has one).
+struct Codes {
+  int8x16_t v[2];
+};
+template <Fmt F>
+inline Codes unpack(const uint8_t* p) {
+  const uint8x16_t a = vld1q_u8(p);
+  if constexpr (Traits<F>::nibbles && Traits<F>::is_signed) {
+    return {{vreinterpretq_s8_u8(vshlq_n_u8(a, 4)), vreinterpretq_s8_u8(vandq_u8(a, vdupq_n_u8(0xf0)))}};
+  } else if constexpr (Traits<F>::nibbles) {
+    return {{vreinterpretq_s8_u8(vandq_u8(a, vdupq_n_u8(15))), vreinterpretq_s8_u8(vshrq_n_u8(a, 4))}};
+  } else {
+    const uint8x16_t flip = vdupq_n_u8(Traits<F>::is_signed ? 0 : 0x80), b = Traits<F>::block == 16 ? a : vld1q_u8(p + 16);
+    return {{vreinterpretq_s8_u8(veorq_u8(a, flip)), vreinterpretq_s8_u8(veorq_u8(b, flip))}};
+  }
+}
+
+template <Fmt F>
+inline int32x4_t block_dot(const Codes& w, const Token& x, int64_t b) {
+  if constexpr (Traits<F>::block == 16) {
+    return Dot::of(w.v[0], vld1q_s8(x.codes + b * 16));
+  } else {
+    const int8_t* p = Traits<F>::nibbles ? x.codes + b / 4 * 128 + b % 4 * 16 : x.codes + b * 32;
+    const int32x4_t d = Dot::of(w.v[0], vld1q_s8(p), w.v[1], vld1q_s8(p + (Traits<F>::nibbles ? 64 : 16)));
+    if (!kHasBias<F>) return d;
+    const int32x2_t bias = vld1_s32(x.bias + 2 * b);
+    return vsubq_s32(d, vcombine_s32(bias, vdup_n_s32(0)));
+  }
+}
+
+// Block b + kLane; s: the four blocks' combined scales.
+template <Fmt F, int R, int T, int kLane>
+inline void one_block(float32x4_t acc[R][T], const float32x4_t s[R][T], const uint8_t* p, int64_t stride, const Token x[T],
+                      int64_t b) {
+  UNROLL for (int r = 0; r < R; ++r) {
+    const Codes codes = unpack<F>(p + r * stride + kLane * kBlockBytes<F>);
+    UNROLL for (int t = 0; t < T; ++t) {
+      const float32x4_t d = vcvtq_f32_s32(block_dot<F>(codes, x[t], b + kLane));
+      acc[r][t] = vfmaq_laneq_f32(acc[r][t], d, s[r][t], kLane);
+    }
+  }
+}
+
+// Four blocks from b on, or the last `count` of them.
+template <Fmt F, int R, int T, bool kFull>
+inline void four_blocks(float32x4_t acc[R][T], const Matrix<F>& w, int64_t row, const Token x[T], int64_t b, int64_t count) {
+  float32x4_t s[R][T];
+  UNROLL for (int r = 0; r < R; ++r) {
+    const int64_t at = (row + r) * w.scale_stride, super = (row + r) * w.super_stride;
+    const float32x4_t scale = vmulq_n_f32(levels4<F, kFull>(w.scale + at, w.super_scale + super, b, count), kCodeUnit<F>);
+    UNROLL for (int t = 0; t < T; ++t) s[r][t] = vmulq_f32(scale, token_scales<F>(x[t], b));
+    if constexpr (Traits<F>::has_min) {
+      const float32x4_t min = levels4<F, kFull>(w.min + at, w.super_min + super, b, count);
+      UNROLL for (int t = 0; t < T; ++t) {
+        const float32x4_t sums = vld1q_f32(x[t].sums + b);
+        acc[r][t] = Traits<F>::min_sign > 0 ? vfmaq_f32(acc[r][t], min, sums) : vfmsq_f32(acc[r][t], min, sums);
+      }
+    }
+  }
+  const uint8_t* p = w.codes + row * w.codes_stride + b * kBlockBytes<F>;
+  if (T == 1 && kFull) {  // the rows that come next
+    const int64_t ahead = R * w.codes_stride > kAhead ? R * w.codes_stride : kAhead;
+    const uint8_t* next = w.codes + row * w.codes_stride + ahead + b * kBlockBytes<F> * R;
+    UNROLL for (int64_t i = 0; i < 4 * kBlockBytes<F> * R; i += 64) __builtin_prefetch(next + i, 0, 2);
+  }
+  one_block<F, R, T, 0>(acc, s, p, w.codes_stride, x, b);
+  if (kFull || count > 1) one_block<F, R, T, 1>(acc, s, p, w.codes_stride, x, b);
+  if (kFull || count > 2) one_block<F, R, T, 2>(acc, s, p, w.codes_stride, x, b);
+  if (kFull) one_block<F, R, T, 3>(acc, s, p, w.codes_stride, x, b);
+}
+
+// Rows [row, row + R) for T tokens from t0 on.
+template <Fmt F, int R, int T>
+[[gnu::noinline]] void tile(const Matrix<F>& w, int64_t row, const uint8_t* prepared, const PreparedLayout& layout,
+                            int64_t t0, float* y, int64_t y_stride, const Epilogue& e) {
+  Token x[T];
+  UNROLL for (int t = 0; t < T; ++t) x[t] = Token(prepared + (t0 + t) * layout.size, layout);
+  float32x4_t acc[R][T];
+  UNROLL for (int r = 0; r < R; ++r) {
+    UNROLL for (int t = 0; t < T; ++t) acc[r][t] = vdupq_n_f32(0);
+  }
+  int64_t b = 0;
+  for (; b + 4 <= w.blocks; b += 4) four_blocks<F, R, T, true>(acc, w, row, x, b, 4);
+  if (b < w.blocks) four_blocks<F, R, T, false>(acc, w, row, x, b, w.blocks - b);
+  UNROLL for (int t = 0; t < T; ++t) {
+    UNROLL for (int r = 0; r < R; ++r) {
+      const int64_t o = row + r;
+      float v = vaddvq_f32(acc[r][t]);
+      if (e.bias) v += e.bias[o];
+      if (e.residual) v += e.residual[(t0 + t) * e.residual_stride + o];
+      y[(t0 + t) * y_stride + o] = v;
+    }
+  }
+}
+
+// R rows x T tokens as the 32 registers allow: one token four rows at once, else two rows and up to four tokens.
+template <Fmt F, int R>
+void rows(const Matrix<F>& w, int64_t row, const uint8_t* x, const PreparedLayout& layout, int64_t tokens, float* y,
+          int64_t y_stride, const Epilogue& e) {
+  int64_t t = 0;
+  for (; t + 4 <= tokens; t += 4) tile<F, R, 4>(w, row, x, layout, t, y, y_stride, e);
+  if (t + 2 <= tokens) {
+    tile<F, R, 2>(w, row, x, layout, t, y, y_stride, e);
+    t += 2;
+  }
+  if (t < tokens) tile<F, R, 1>(w, row, x, layout, t, y, y_stride, e);
+}
+
+// Tokens in blocks whose activations stay in half of a 512 KB L2 cache, that of Kunpeng 920 and of FT-2000+ per core.
+constexpr int64_t kTokenBlockBytes = 256 * 1024;
+
+template <Fmt F>
+void run(const WeightView& view, const float*, int64_t, const void* prepared, int64_t tokens, int64_t out_begin,
+         int64_t out_end, float* y, int64_t y_stride, const Epilogue& e, void*) {
+  const Matrix<F> w(view);
+  const PreparedLayout layout(view.in, Traits<F>::nibbles);
+  const int64_t fit = kTokenBlockBytes / layout.size, block = fit < 16 ? 16 : fit;
+  for (int64_t t = 0; t < tokens; t += block) {
+    const int64_t count = tokens - t < block ? tokens - t : block;
+    const uint8_t* x = static_cast<const uint8_t*>(prepared) + t * layout.size;
+    const Epilogue part{e.bias, e.residual ? e.residual + t * e.residual_stride : nullptr, e.residual_stride};
+    float* to = y + t * y_stride;
+    int64_t row = out_begin;
+    if (count == 1)
+      for (; row + 4 <= out_end; row += 4) tile<F, 4, 1>(w, row, x, layout, 0, to, y_stride, part);
+    for (; row + 2 <= out_end; row += 2) rows<F, 2>(w, row, x, layout, count, to, y_stride, part);
+    for (; row < out_end; ++row) rows<F, 1>(w, row, x, layout, count, to, y_stride, part);
+  }
+}
+
+template <Fmt F>
+bool usable(const CpuFeatures& cpu, const WeightView& w) {
+  return Dot::usable(cpu) && fits<F>(w);
+}
+
+template <Fmt F>
+constexpr LinearKernel kernel(const char* name) {
+  constexpr bool n = Traits<F>::nibbles;
+  return {name, usable<F>, prepared_bytes<n>, prepare<n>, nullptr, run<F>, 4};
+}
+
+}  // namespace
+}  // namespace datong
