@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -26,10 +27,12 @@ def explain_data(
 
     Returns:
         `placement`: rows of op, backend, implementation, count; `fallbacks`: rows of op, wanted, backend, reason,
-        nodes; `transfers`: rows of value, source, target, bytes, per; `refusals`: rows of backend, reason, count,
-        nodes; `parts`: backend, nodes, inputs, outputs, caches, arena_bytes.
+        nodes; `unused`: rows of op, reason, count, for operators of the vendor that were not taken; `transfers`: rows
+        of value, source, target, bytes, per; `refusals`: rows of backend, reason, count, nodes; `parts`: backend,
+        nodes, inputs, outputs, caches, arena_bytes.
     """
-    known = {row.node: row.implementation for row in placed or ()}
+    placed = list(placed or ())
+    known = {row.node: row.implementation for row in placed}
     by_name = {backend.name: backend for backend in backends}
     placement: dict[tuple[str, str, str], int] = {}
     for part in program.parts:
@@ -46,6 +49,7 @@ def explain_data(
             for (op, backend, how), n in placement.items()
         ],
         "fallbacks": [asdict(row) for row in fallbacks(program)],
+        "unused": _unused(placed),
         "transfers": [asdict(row) for row in transfers(program)],
         "refusals": _grouped(program.refusals),
         "parts": [
@@ -60,6 +64,11 @@ def explain_data(
             for part in program.parts
         ],
     }
+
+
+def _unused(placed: Iterable[Placed]) -> list[dict[str, Any]]:
+    counts = Counter((row.op, reason) for row in placed for reason in dict.fromkeys(row.unused))
+    return [{"op": op, "reason": reason, "count": n} for (op, reason), n in counts.items()]
 
 
 def _grouped(refusals: Iterable[tuple[str, str, str]]) -> list[dict[str, Any]]:
@@ -82,6 +91,8 @@ def explain(program: Program, backends: Sequence[Backend] = (), placed: Iterable
         f"  {r['op']} x{len(r['nodes'])} on {r['backend']}, since {r['wanted']} refuses: {r['reason']}"
         for r in data["fallbacks"]
     ]
+    lines += ["", "the vendor's own operators that were not taken"] if data["unused"] else []
+    lines += [f"  {r['op']} x{r['count']}: {r['reason']}" for r in data["unused"]]
     lines += ["", *_transfers(data["transfers"])] if data["transfers"] else []
     lines += ["", "refusals" if data["refusals"] else "refusals: none"]
     lines += _refusals(data["refusals"])

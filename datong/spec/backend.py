@@ -58,6 +58,7 @@ class Placed:
     op: str
     implementation: str
     elsewhere: str = ""  # where, if not on the device that was asked: `strict` refuses it
+    unused: tuple[str, ...] = ()  # the vendor's own operators for this that were not taken: "name: why"
 
 
 @dataclass(frozen=True)

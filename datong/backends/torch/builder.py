@@ -16,7 +16,7 @@ from datong.backends.torch.binding import Binding, Context
 from datong.backends.torch.cache import pair_of
 from datong.backends.torch.dtypes import DTYPES
 from datong.backends.torch.frame import Frame
-from datong.backends.torch.fused import bindings_for
+from datong.backends.torch.fused import bindings_for, refusals
 from datong.backends.torch.options import Settings
 from datong.backends.torch.target import Target
 from datong.backends.torch.weights import WeightStore
@@ -38,6 +38,7 @@ class Builder:
         self.one_by_one = target.places and not settings.buckets
         self.closures: list[Closure] = []
         self.capturable = True
+        self.unused: list[str] = []  # vendor operators that refused the node that is being lowered, with the reason
         self._last = {name: i for i, node in enumerate(part.nodes) for name in node.inputs}
         self._place: dict[str, int] = {}
         self._shared: dict[tuple[Any, ...], int] = {}
@@ -90,6 +91,7 @@ class Builder:
             context = Context(**vars(terms), operator=operator, values=self.part.values, weight=self.weights.get)
             self.capturable = self.capturable and binding.capturable
             return name, binding, binding.make(node, context)
+        self.unused += [f"{name}: {reason}" for name, reason in refusals(terms, op, node, self.part.values)]
         return None
 
     def dying(self, node: Node) -> frozenset[str]:

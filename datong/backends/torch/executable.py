@@ -46,7 +46,9 @@ class TorchExecutable:
         self._placed = []
         with torch.inference_mode(), errors(target.name, "compile"):
             for index, node in enumerate(part.nodes):
-                self._placed.append(Placed(node.name, node.op, lower(node, builder)))
+                builder.unused = []
+                implementation = lower(node, builder)
+                self._placed.append(Placed(node.name, node.op, implementation, unused=tuple(builder.unused)))
                 builder.release(index, node)
         self._outputs = {name: builder.read(name) for name in part.outputs}
         self._closures, self._registers = builder.closures, builder.registers

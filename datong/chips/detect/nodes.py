@@ -39,7 +39,7 @@ def scan(machine: Machine, stack: Stack) -> list[Node]:
         start = pattern.split("[")[0].split("*")[0]
         for path in machine.glob(pattern):
             digits = path.removeprefix(start)
-            if digits.isascii() and digits.isdigit() and len(digits) <= 6:
+            if digits.isascii() and digits.isdigit() and len(digits) <= 6 and machine.exists(path):
                 found.setdefault(int(digits), Node(path, int(digits)))
     return [found[number] for number in sorted(found)]
 

@@ -5,11 +5,14 @@ A process counts the devices that it sees from 0, whatever numbers their nodes c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from datong.chips.detect.machine import Machine
 from datong.chips.detect.result import Reason
 from datong.chips.schema import Stack
+
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,15 @@ def view(machine: Machine, stack: Stack, count: int) -> View:
     seen = f"{name}={text}"
     if not text.strip():
         entries = []
-    if any(not e.lstrip("-").isascii() or not e.lstrip("-").isdigit() for e in entries):
+    if not all(_NUMBER.fullmatch(e) for e in entries):
         reason = Reason("visible", f"environment: {name}", seen, "devices are named, not numbered: order unknown")
-        return View(
-            (None,) * count,
-            reason,
-            (
-                *doubts,
-                f"{seen} names devices by other things than numbers",
-            ),
-        )
+        return View((None,) * count, reason, (*doubts, f"{seen} names devices by other things than numbers"))
     order: list[int] = []
     for entry in map(int, entries):
         if not 0 <= entry < count or entry in order:
             if entry != -1:
-                doubts = (*doubts, f"{seen} names device {entry}, and {count} are in reach: the list ends there")
+                what = f"{entry} twice" if entry in order else f"{entry}, and {count} are in reach"
+                doubts = (*doubts, f"{seen} names device {what}: the list ends there")
             break
         order.append(entry)
     indices = tuple(order.index(i) if i in order else None for i in range(count))
