@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from datong import dtypes
 from datong.engine.load import load
 from datong.engine.model import Model
-from datong.errors import DatongError
+from datong.errors import DatongError, FallbackWarning
 from datong.importer.layout import header
 from datong.package.create import import_checkpoint
 
@@ -73,9 +74,11 @@ def run_models(device: str, options: Mapping[str, Any] | None = None) -> Iterato
             root = make_checkpoint(Path(directory) / str(number), {**_BASE, **changes}, seed=number)
             try:
                 import_checkpoint(root)
-                yield _run(name, root, device, options or {})
+                with warnings.catch_warnings(action="ignore", category=FallbackWarning):  # `elsewhere` says it
+                    result = _run(name, root, device, options or {})
             except DatongError as error:
-                yield ModelResult(name, "failed", reason=str(error))
+                result = ModelResult(name, "failed", reason=str(error))
+            yield result
 
 
 def _run(name: str, root: Path, device: str, options: Mapping[str, Any]) -> ModelResult:

@@ -21,7 +21,8 @@ ORDER = [
     "conformance",
     "cli",
 ]
-FILES = sorted(ROOT.rglob("*.py"))
+# What `datong new-backend` copies is another project.
+FILES = sorted(path for path in ROOT.rglob("*.py") if not {"project", "project_c"} & set(path.parts))
 
 
 def layer(module: str) -> int | None:

@@ -77,9 +77,11 @@ class TemplateExecutable:
 
     def __init__(self, name: str, part: Part, package: str) -> None:
         self._name, self._part = name, part
-        mapped = Weights(package, part.values, keep_bytes=0)
-        # CHIP: upload each weight once, in the layout that your kernels want; keep 4-bit ones packed.
-        self._weights = {n: np.array(mapped.whole(n)) for n, v in part.values.items() if v.kind == "weight"}
+        self._mapped = Weights(package, part.values, keep_bytes=0)
+        weights = {n: self._mapped.operand(n) for n, v in part.values.items() if v.kind == "weight"}
+        # CHIP: upload each weight once, in the layout that your kernels want; keep 4-bit ones packed. A stack of experts
+        # stays in the file here, and gives one expert at a time.
+        self._weights = {n: np.array(w) if isinstance(w, np.ndarray) else w for n, w in weights.items()}
         self._consts = {n: constant(v) for n, v in part.values.items() if v.kind == "const"}
 
     def create_cache(self, blocks: int) -> TemplateCache:
@@ -110,4 +112,8 @@ class TemplateExecutable:
 
     def memory(self) -> dict[str, int]:
         """Bytes by use. CHIP: count what the device holds."""
-        return {"weights_mapped": 0, "weights_private": sum(w.nbytes for w in self._weights.values()), "arena": 0}
+        return {
+            "weights_mapped": 0,
+            "weights_private": sum(w.nbytes for w in self._weights.values() if isinstance(w, np.ndarray)),
+            "arena": 0,
+        }

@@ -63,6 +63,8 @@ def attention(
     q: Array,
     k: Array,
     v: Array,
+    sinks: Array | None = None,
+    slopes: Array | None = None,
     *,
     layer: int,
     step: Step,
@@ -73,10 +75,11 @@ def attention(
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
+    bias: str = "none",
 ) -> Array:
     """Write k and v of the new tokens into the paged cache, then attend causally within each sequence.
 
-    q [T, Hq*D], k [T, Hkv*D], v [T, Hkv*Dv]; keys, values [blocks, Hkv, BLOCK_SIZE, D or Dv] of `layer`.
+    q [T, Hq*D], k [T, Hkv*D], v [T, Hkv*Dv]; sinks, slopes [Hq]; keys, values [blocks, Hkv, BLOCK_SIZE, D or Dv] of `layer`.
     """
     new, size, group = len(q), keys.shape[2], num_heads // num_kv_heads
     q, k, v = q.reshape(new, num_heads, -1), k.reshape(new, num_kv_heads, -1), v.reshape(new, num_kv_heads, -1)
@@ -90,17 +93,23 @@ def attention(
         for t, place in zip(range(start, stop), places.tolist(), strict=True):
             seen = np.arange(max(0, place - window + 1) if window else 0, place + 1)
             key, value = (np.repeat(a[table[seen // size], :, seen % size], group, axis=1) for a in (keys, values))
-            y[t] = _softmax_sum(np.einsum("hd,shd->hs", q[t], key) * scale, value, softcap)
+            score = np.einsum("hd,shd->hs", q[t], key) * scale
+            if softcap:
+                score = softcap * np.tanh(score / softcap)
+            if slopes is not None and bias != "none":
+                far = (place - seen).astype(np.float32)
+                score -= slopes[:, None] * (np.sqrt(far) if bias == "sqrt_alibi" else far)
+            y[t] = _softmax_sum(score, value, sinks)
     return y.reshape(new, -1)
 
 
-def _softmax_sum(score: Array, value: Array, softcap: float) -> Array:
-    """Weigh the values: score [Hq, S], value [S, Hq, Dv] -> [Hq, Dv]."""
+def _softmax_sum(score: Array, value: Array, sinks: Array | None) -> Array:
+    """Weigh the values: score [Hq, S], value [S, Hq, Dv] -> [Hq, Dv]; a sink [Hq] weighs nothing."""
     with np.errstate(all="ignore"):
-        if softcap:
-            score = softcap * np.tanh(score / softcap)
-        weight = np.exp(score - score.max(axis=1, keepdims=True))
-        return np.asarray(np.einsum("hs,shd->hd", weight / weight.sum(axis=1, keepdims=True), value))
+        top = score.max(axis=1) if sinks is None else np.maximum(score.max(axis=1), sinks)
+        weight = np.exp(score - top[:, None])
+        total = weight.sum(axis=1) + (0.0 if sinks is None else np.exp(sinks - top))
+        return np.asarray(np.einsum("hs,shd->hd", weight / total[:, None], value), np.float32)
 
 
 def sigmoid(x: Array) -> Array:
@@ -109,10 +118,82 @@ def sigmoid(x: Array) -> Array:
         return (1.0 / (1.0 + np.exp(-x.astype(np.float64)))).astype(np.float32)
 
 
-def glu(gate: Array, up: Array, *, kind: str = "silu") -> Array:
-    """silu(gate) * up; `silu` is the only kind."""
+def glu(gate: Array, up: Array, *, kind: str = "silu", limit: float = 0.0, alpha: float = 0.0) -> Array:
+    """Gated unit of a kind of spec/ops.py."""
     with np.errstate(all="ignore"):
-        return gate * sigmoid(gate) * up
+        if kind == "gelu_tanh":
+            return np.asarray(
+                0.5 * gate * (1 + np.tanh(0.7978845608028654 * (gate + 0.044715 * gate**3))) * up, np.float32
+            )
+        if kind == "oai":
+            low = np.minimum(gate, np.float32(limit))
+            return np.asarray(low * sigmoid(np.float32(alpha) * low) * (np.clip(up, -limit, limit) + 1))
+        silu = gate * sigmoid(gate)
+        if kind == "silu_clamp":
+            return np.asarray(np.minimum(silu, limit) * np.clip(up, -limit, limit), np.float32)
+        return silu * up
+
+
+def scale(x: Array, *, factor: float) -> Array:
+    """Times a number."""
+    with np.errstate(all="ignore"):
+        return np.asarray(x * np.float32(factor))
+
+
+def scale_groups(x: Array, s: Array) -> Array:
+    """Each of g groups of channels times its own number: x [T, n], s [T, g]."""
+    with np.errstate(all="ignore"):
+        return (x.reshape(*s.shape, -1) * s[..., None]).reshape(x.shape)
+
+
+def route(logits: Array, select_bias: Array | None, attrs: dict[str, Any]) -> tuple[Array, Array]:
+    """The experts of each token and their weights: logits [T, E] -> [T, K] twice; of equals the lowest index."""
+    x = logits.astype(np.float64)
+    exp = np.exp(x - x.max(axis=1, keepdims=True))
+    score = exp / exp.sum(axis=1, keepdims=True) if attrs["score"] == "softmax" else 1 / (1 + np.exp(-x))
+    choice = score if select_bias is None else score + select_bias
+    groups = attrs.get("groups", 1)
+    if groups > 1:
+        members = choice.reshape(len(x), groups, -1)
+        best = np.argsort(-np.sort(members, axis=2)[..., -2:].sum(axis=2), axis=1, kind="stable")
+        closed = np.ones((len(x), groups), bool)
+        np.put_along_axis(closed, best[:, : attrs.get("top_groups", 1)], False, axis=1)
+        choice = np.where(np.repeat(closed, members.shape[2], axis=1), -np.inf, choice)
+    chosen = np.argsort(-choice, axis=1, kind="stable")[:, : attrs["top_k"]]
+    weights = np.take_along_axis(score, chosen, axis=1)
+    if attrs["renorm"]:
+        weights = weights / (weights.sum(axis=1, keepdims=True) + (1e-20 if attrs["score"] == "sigmoid" else 0))
+    return chosen, weights * attrs["scale"]
+
+
+def moe(
+    x: Array,
+    logits: Array,
+    gate: Any,
+    up: Any,
+    down: Any,
+    select_bias: Array | None = None,
+    gate_bias: Array | None = None,
+    up_bias: Array | None = None,
+    down_bias: Array | None = None,
+    **attrs: Any,
+) -> Array:
+    """Each token through its own experts: x [T, n]; gate, up [E, I, n], down [E, n, I], one expert at a time."""
+    chosen, weights = route(logits, select_bias, attrs)
+    y = np.zeros(x.shape, np.float32)
+    for e in np.unique(chosen).tolist():
+        token, place = np.nonzero(chosen == e)
+        first = linear(x[token], gate[e], None if gate_bias is None else gate_bias[e])
+        if up is not None:
+            second = linear(x[token], up[e], None if up_bias is None else up_bias[e])
+        elif attrs["order"] == "halves":
+            first, second = np.split(first, 2, axis=1)
+        else:
+            first, second = first[:, ::2], first[:, 1::2]
+        inner = glu(first, second, **{k: attrs[k] for k in ("kind", "limit", "alpha") if k in attrs})
+        out = linear(inner, down[e], None if down_bias is None else down_bias[e])
+        y[token] += weights[token, place, None].astype(np.float32) * out
+    return y
 
 
 def add(a: Array, b: Array) -> Array:
@@ -132,6 +213,12 @@ def slice_(x: Array, *, group: int, start: int, length: int) -> Array:
     return np.ascontiguousarray(x.reshape(len(x), -1, group)[..., start : start + length].reshape(len(x), -1))
 
 
+def concat(a: Array, b: Array, *, groups: int) -> Array:
+    """Channels of a and b, group by group."""
+    both = [part.reshape(len(part), groups, -1) for part in (a, b)]
+    return np.concatenate(both, axis=2).reshape(len(a), -1)
+
+
 def take_rows(x: Array, rows: Array) -> Array:
     """Choose tokens: x [T, n], rows [R] -> [R, n]."""
     return x[rows]
@@ -148,6 +235,10 @@ KERNELS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {
     "glu": glu,
     "add": add,
     "mul": mul,
+    "scale": scale,
+    "scale_groups": scale_groups,
+    "moe": moe,
     "slice": slice_,
+    "concat": concat,
     "take_rows": take_rows,
 }

@@ -18,7 +18,9 @@ def template(monkeypatch):
     """The template as an installed backend."""
     backend = TemplateBackend()
     found = registry.backend_for
-    monkeypatch.setattr("datong.engine.load.backend_for", lambda name: backend if name == "template" else found(name))
+    monkeypatch.setattr(
+        "datong.engine.devices.backend_for", lambda name: backend if name == "template" else found(name)
+    )
 
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])

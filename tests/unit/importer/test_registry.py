@@ -116,7 +116,7 @@ def test_published_configs_are_read(name: str) -> None:
     assert decoder.ropes[0].context_length == values["max_position_embeddings"] and not any(windows(decoder))
 
 
-@pytest.mark.parametrize("family", sorted(registry.FAMILIES))
+@pytest.mark.parametrize("family", sorted(set(registry.FAMILIES) - {"neo_chat"}))  # its sizes lie in an inner object
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
