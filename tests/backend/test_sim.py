@@ -17,7 +17,7 @@ ALL = ["ascend-910b", "biren-br1xx", "biren-br2xx", "enflame-s60", "iluvatar-bi-
        "moorethreads-s5000"]  # fmt: skip
 BOTH = ["ascend-910b", "iluvatar-bi-v150"]  # one of each kind: PrivateUse1, and like CUDA
 SHELL = """
-import ast, json, sys
+import ast, json, os, sys
 import numpy as np, torch
 from torch.nn import functional as F
 from datong.backends.sim.install import install
@@ -39,6 +39,7 @@ for line in sys.stdin:
         reply = [type(error).__name__, str(error)]
     value = scope = error = None
     print(json.dumps(reply), flush=True)
+os._exit(0)
 """
 
 Run = Callable[[str], object]
