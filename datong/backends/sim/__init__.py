@@ -43,7 +43,8 @@ def create(device: str, *, memory_bytes: int | None = None, without: Collection[
         arguments=(device, chip.name, memory_bytes, missing),
         devices=[_info(device, chip, memory_bytes)],
         # An adapter that is installed on this machine must not load itself beside the simulated one.
-        environment={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "CUDA_VISIBLE_DEVICES": ""},
+        # Threads of a worker that waits for its turn leave the processor to the others.
+        environment={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"},
     )
 
 

@@ -21,7 +21,7 @@ import torch
 from datong.backends.sim.dtypes import name_of
 from datong.backends.sim.graph import Recorder
 from datong.backends.sim.memory import Allocation, Meter
-from datong.backends.sim.rules import Rules
+from datong.backends.sim.rules import Rules, demand
 from datong.backends.sim.tensor import DeviceTensor, wrap
 from datong.errors import DatongError, DeviceError
 
@@ -81,6 +81,7 @@ class Card:
         self.recorder: Recorder | None = None
         self._steps = 0
         self._composite: dict[Operator, bool] = {}
+        self._legal: set[torch.dtype] = set()  # asked before
 
     # ---- what the backend and the namespace call ---------------------------------------------------------------------
 
@@ -115,8 +116,7 @@ class Card:
 
     def _run(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name: str = operator._schema.name
-        if (error := self.rules.missing(name)) is not None:
-            raise error
+        demand(self.rules.missing(name))
         operands = Operands()
         hidden = [operands.lower(a) for a in args]
         named = {key: operands.lower(a) for key, a in kwargs.items()}
@@ -151,8 +151,7 @@ class Card:
     def _check(self, name: str, operands: Operands, named: dict[str, Any]) -> None:
         """The rules about operands."""
         for t in operands.device:
-            if (error := self.rules.dtype(name, name_of(t.dtype), "an input")) is not None:
-                raise error
+            self._check_dtype(name, t.dtype, "an input")
             if t.allocation.pool is not None and t.allocation.pool.freed:
                 raise self.rules.capture(name, "an input was made by a graph that is gone")
         for other in operands.host:
@@ -165,6 +164,11 @@ class Card:
         if name in INDEXED and any(t.dtype in (torch.bool, torch.uint8) for t in self._places(name, operands)):
             self.wait(name, "the number of places that a mask selects depends on data")
 
+    def _check_dtype(self, name: str, dtype: torch.dtype, whose: str) -> None:
+        if dtype not in self._legal:
+            demand(self.rules.dtype(name, name_of(dtype), whose))
+            self._legal.add(dtype)
+
     @staticmethod
     def _places(name: str, operands: Operands) -> list[DeviceTensor]:
         """The index tensors of an indexed operator; none where a mask takes one value, which is `masked_fill`."""
@@ -176,8 +180,7 @@ class Card:
         """Refuse a factory's result before the host makes room for it."""
         if name in ("aten::empty", "aten::empty_strided"):
             dtype = named.get("dtype") or torch.get_default_dtype()
-            if (error := self.rules.dtype(name, name_of(dtype), "the output")) is not None:
-                raise error
+            self._check_dtype(name, dtype, "the output")
             self.meter.check(name, math.prod(hidden[0]) * dtype.itemsize)
 
     def _kernel(self, operator: Operator) -> Callable[..., Any]:
@@ -221,8 +224,7 @@ class Card:
                 return t
             if t.hidden.untyped_storage()._cdata == place:
                 allocation = t.allocation
-        if (error := self.rules.dtype(name, name_of(made.dtype), "the output")) is not None:
-            raise error
+        self._check_dtype(name, made.dtype, "the output")
         return wrap(made, allocation or self.meter.take(name, made.untyped_storage().nbytes()), self.device)
 
     def _copy(self, args: tuple[Any, ...], hidden: list[Any], named: dict[str, Any]) -> Any:
@@ -233,8 +235,8 @@ class Card:
         elif type(source) is not DeviceTensor and self.recorder is not None:
             raise self.rules.capture("aten::copy_", "it reads host memory, which is only there once")
         for t, whose in ((source, "an input"), (target, "the output")):
-            if type(t) is DeviceTensor and (error := self.rules.dtype("aten::copy_", name_of(t.dtype), whose)):
-                raise error
+            if type(t) is DeviceTensor:
+                self._check_dtype("aten::copy_", t.dtype, whose)
         operator = torch.ops.aten.copy_.default
         if self.recorder is not None:
             self.recorder.before_write(operator, hidden, named)

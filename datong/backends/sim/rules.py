@@ -150,6 +150,19 @@ def here() -> Rules:
     return _here[0]
 
 
+def demand(broken: RuleBroken | None) -> None:
+    """Raise what a rule says, if anything.
+
+    An exception in a variable of a frame that it went through is a cycle: the tensors of those frames would stay on the
+    device until the next garbage collection.
+    """
+    try:
+        if broken is not None:
+            raise broken
+    finally:
+        del broken
+
+
 # ---- for the vendors' operators (operators/<stack>.py) -----------------------------------------------------------
 
 
@@ -169,5 +182,4 @@ def require(condition: bool, operator: str, rule: str, came: str, source: Fact[A
 
 def require_block_size(operator: str, size: int) -> None:
     """Raise RuleBroken unless the chip's paged attention takes cache blocks of `size` tokens."""
-    if (error := here().block_size(operator, size)) is not None:
-        raise error
+    demand(here().block_size(operator, size))

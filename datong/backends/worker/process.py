@@ -135,6 +135,8 @@ def _talk(end: socket.socket, process: subprocess.Popen[bytes], calls: SimpleQue
                 call.reply = wire.receive(end)
             except wire.Closed:
                 failure = _death(process)
+            except Exception as error:  # nobody may wait forever for a thread that is gone
+                failure = f"talking to it failed with {type(error).__name__}: {error}"
         call.failure = failure
         call.buffers = []
         call.done.set()

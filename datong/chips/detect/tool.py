@@ -39,9 +39,10 @@ def run_tool(command: Sequence[str], seconds: float = SECONDS, limit: int = BYTE
     except (OSError, ValueError) as error:
         return Output("failed", "", f"it could not be started: {error}")
     try:
-        text, complete = _collect(child, time.monotonic() + seconds, limit)
+        text, complete, full = _collect(child, time.monotonic() + seconds, limit)
         if not complete:
-            return Output("hung", text, f"it did not end within {seconds:.0f} s or {limit} bytes")
+            why = f"it printed more than {limit} bytes" if full else f"it did not end within {seconds:.0f} s"
+            return Output("hung", text, why)
         if child.returncode:
             last = text.strip().splitlines()[-1:] or [""]
             return Output("failed", text, f"exit {child.returncode}: {last[0][:200]}")
@@ -50,8 +51,8 @@ def run_tool(command: Sequence[str], seconds: float = SECONDS, limit: int = BYTE
         _end(child)
 
 
-def _collect(child: subprocess.Popen[bytes], until: float, limit: int) -> tuple[str, bool]:
-    """What the child writes, and whether it ended by itself within time and size."""
+def _collect(child: subprocess.Popen[bytes], until: float, limit: int) -> tuple[str, bool, bool]:
+    """What the child writes, whether it ended by itself within time and size, and whether size was the matter."""
     assert child.stdout is not None  # PIPE was asked for
     handle, parts, size, ended = child.stdout.fileno(), [], 0, False
     os.set_blocking(handle, False)
@@ -64,7 +65,8 @@ def _collect(child: subprocess.Popen[bytes], until: float, limit: int) -> tuple[
     if ended:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(max(0.1, until - time.monotonic()))
-    return b"".join(parts)[:limit].decode("utf-8", "replace"), ended and child.returncode is not None
+    text = b"".join(parts)[:limit].decode("utf-8", "replace")
+    return text, ended and child.returncode is not None, size >= limit
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,7 @@ from datong.chips.detect.diagnose import diagnose, hurdles, usable
 from datong.chips.detect.find import find
 from datong.chips.detect.machine import Machine
 from datong.chips.detect.result import Finding, Found
+from datong.chips.load import Chip
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,13 @@ class Survey:
     def usable(self) -> list[Found]:
         """Devices that nothing known keeps a program from."""
         return usable(self.found, self.findings)
+
+    def chip(self, stack: str, index: int = 0) -> Chip | None:
+        """The chip behind `ascend:1`, if it is here and its generation could be told."""
+        for found in self.found:
+            if found.stack.name == stack and found.index == index and found.generation:
+                return Chip(found.stack, found.generation)
+        return None
 
     def hurdles(self, device: Found) -> list[Finding]:
         """What keeps programs from a device."""
