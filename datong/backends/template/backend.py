@@ -79,8 +79,8 @@ class TemplateExecutable:
         self._name, self._part = name, part
         self._mapped = Weights(package, part.values, keep_bytes=0)
         weights = {n: self._mapped.operand(n) for n, v in part.values.items() if v.kind == "weight"}
-        # CHIP: upload each weight once, in the layout that your kernels want; keep 4-bit ones packed. A stack of experts
-        # stays in the file here, and gives one expert at a time.
+        # CHIP: upload each weight once, in the layout that your kernels want; keep 4-bit ones packed. Here a stack of
+        # experts stays in the file and gives one expert at a time.
         self._weights = {n: np.array(w) if isinstance(w, np.ndarray) else w for n, w in weights.items()}
         self._consts = {n: constant(v) for n, v in part.values.items() if v.kind == "const"}
 

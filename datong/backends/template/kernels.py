@@ -79,7 +79,8 @@ def attention(
 ) -> Array:
     """Write k and v of the new tokens into the paged cache, then attend causally within each sequence.
 
-    q [T, Hq*D], k [T, Hkv*D], v [T, Hkv*Dv]; sinks, slopes [Hq]; keys, values [blocks, Hkv, BLOCK_SIZE, D or Dv] of `layer`.
+    q [T, Hq*D], k [T, Hkv*D], v [T, Hkv*Dv]; sinks, slopes [Hq]; keys, values of `layer`
+    [blocks, Hkv, BLOCK_SIZE, D or Dv].
     """
     new, size, group = len(q), keys.shape[2], num_heads // num_kv_heads
     q, k, v = q.reshape(new, num_heads, -1), k.reshape(new, num_kv_heads, -1), v.reshape(new, num_kv_heads, -1)
