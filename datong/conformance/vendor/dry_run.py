@@ -40,7 +40,7 @@ from datong.spec.program import Step
 SOC_A2 = 220  # what the adapter's get_soc_version says on a 910B: vllm_ascend/device/hardware.py
 OPERATORS = ("rms_norm", "add_rms_norm", "rope", "glu", "attention")  # those of ours that vendors fuse
 DTYPES = ("bf16", "f16", "f32")
-FEW = 12  # cases of an operator whose calls differ only in shapes
+FEW = 12  # cases per operator, type and chip
 
 
 def stack_of(wheel: Wheel) -> Stack:
@@ -148,9 +148,18 @@ class Recorder:
         def call(*args: Any, **kwargs: Any) -> Any:
             form = (*names[: len(args)], *(f"{name}=" for name in kwargs))
             self.calls.setdefault(dotted, Counter())[form] += 1
-            return operator(*args, **kwargs)
+            try:
+                return operator(*args, **kwargs)
+            except (RuntimeError, TypeError) as error:
+                raise RuntimeError(f"`{dotted}({', '.join(form)})`: {_reason(error)}") from error
 
         return call
+
+
+def _reason(error: Exception) -> str:
+    """The line of the dispatcher's answer that says what is wrong; of an operator with overloads there are several."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "argument" in line and "schema:" not in line), lines[0])
 
 
 def dry_executable(part: Any, package: str, chip: Chip, dtype: str) -> Any:
@@ -173,14 +182,13 @@ def dry_executable(part: Any, package: str, chip: Chip, dtype: str) -> Any:
 
 
 def _selected(ops: Collection[str]) -> Iterator[Case]:
-    """Of the cases that differ in nothing but the format of a weight or a number, one; of attention all, else a few."""
-    seen: dict[str, set[tuple[str, ...]]] = {op: set() for op in ops}
-    for case in cases(lambda case: case.op in ops):
-        key = tuple(str(v) for k, v in sorted(case.params.items()) if k not in ("format", "eps", "values"))
-        most = math.inf if case.op == "attention" else FEW
-        if key not in seen[case.op] and len(seen[case.op]) < most:
-            seen[case.op].add(key)
-            yield case
+    """A few cases of each operator, spread evenly over those that differ in more than a format or a number."""
+    for op in ops:
+        different: dict[tuple[str, ...], Case] = {}
+        for case in cases(lambda case, op=op: case.op == op):  # type: ignore[misc]
+            key = tuple(str(v) for k, v in sorted(case.params.items()) if k not in ("format", "eps", "values"))
+            different.setdefault(key, case)
+        yield from list(different.values())[:: max(1, len(different) // FEW)]
 
 
 def run_case(case: Case, chip: Chip, dtype: str) -> str | None:
