@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from datong.compiler import memory
 from datong.compiler.draft import STEP_INPUTS, Draft
 from datong.errors import VerifyError
+from datong.importer.functions import KNOWN
 from datong.spec.check import check_part
 from datong.spec.ops import OPS
 from datong.spec.program import Part, Program
@@ -29,7 +30,8 @@ def graph(model_graph: ir.Graph, after: str, lowered: bool = False) -> None:
     names: set[str] = set()
     for node in model_graph:
         where = f"node `{node.name or node.op_type}`"
-        if node.domain == DOMAIN and node.op_type not in OPS:
+        known_function = node.op_type in KNOWN and not lowered
+        if node.domain == DOMAIN and node.op_type not in OPS and not known_function:
             raise VerifyError(after, f"{where}: `{node.op_type}` should be an operator of the set, it is none")
         if lowered and node.domain != DOMAIN:
             raise VerifyError(after, f"{where}: no stock operator should be left, `{node.op_type}` is")

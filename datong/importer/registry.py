@@ -22,6 +22,7 @@ from datong.importer.models import (
     qwen3_moe,
     step1,
     step3_text,
+    step3p5,
 )
 from datong.importer.models.decoder import Built, Reader
 from datong.importer.models.layers import build
@@ -44,6 +45,8 @@ FAMILIES: dict[str, Reader] = {
     "qwen3_moe": qwen3_moe.read,
     "step1": step1.read,
     "step3_text": step3_text.read,
+    "step3p5": step3p5.read,
+    "step3p7": step3p5.read_step3p7,
 }
 
 
