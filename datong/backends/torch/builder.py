@@ -23,6 +23,7 @@ from datong.backends.torch.weights import WeightStore
 from datong.spec.program import Node, Part
 
 Closure = Callable[[Frame], None]
+_VIEWS = ("slice", "concat", "scale_groups")  # operators whose result may be a view of what they were given
 _OF_STEP = ("ids", "positions", "rows")  # inputs that every part shares
 
 
@@ -97,7 +98,7 @@ class Builder:
     def dying(self, node: Node) -> frozenset[str]:
         """Inputs of a node that nobody reads after it, and whose memory no other value shares."""
         index = self.part.nodes.index(node)
-        shared = {name for other in self.part.nodes if other.op == "slice" for name in (*other.inputs, *other.outputs)}
+        shared = {name for other in self.part.nodes if other.op in _VIEWS for name in (*other.inputs, *other.outputs)}
         alive = {*shared, *self.part.outputs, *_OF_STEP}
         return frozenset(name for name in node.inputs if self._last.get(name) == index and name not in alive)
 

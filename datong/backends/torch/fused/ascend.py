@@ -32,6 +32,7 @@ from datong.backends.torch.fused.common import (
     norm_weight,
     number,
     plain,
+    silu_only,
     whole,
     whole_head,
     width,
@@ -44,6 +45,10 @@ RIGHT_DOWN_CAUSAL = 3  # sparse mode: the last query sees every key
 
 def _refuse_floats(node: Node, values: Values, terms: Terms) -> str | None:
     return dtype_is(terms, FLOATS)
+
+
+def _refuse_glu(node: Node, values: Values, terms: Terms) -> str | None:
+    return first(dtype_is(terms, FLOATS), silu_only(node))
 
 
 def _rms_norm(node: Node, context: Context) -> Callable[..., Tensor]:
@@ -219,7 +224,7 @@ BINDINGS = (
     ("torch_npu.npu_rms_norm", Binding("rms_norm", _refuse_floats, _rms_norm)),
     ("torch_npu.npu_add_rms_norm", Binding("add_rms_norm", _refuse_floats, _add_rms_norm)),
     ("torch_npu.npu_rotary_mul", Binding("rope", _refuse_rope, _rope, tables=_rope_tables)),
-    ("torch_npu.npu_swiglu", Binding("glu", _refuse_floats, _glu)),
+    ("torch_npu.npu_swiglu", Binding("glu", _refuse_glu, _glu)),
     ("torch_npu.npu_scatter_pa_kv_cache", Binding("attention.write", _refuse_write, _write)),
     (
         "torch_npu.npu_fused_infer_attention_score",

@@ -125,6 +125,16 @@ def plain(node: Node, *, window: bool = False, softcap: bool = False) -> str | N
         return f"has no way to say a window of {whole(node, 'window')} tokens that its documents make clear"
     if not softcap and number(node, "softcap"):
         return "has no softcap"
+    if any(node.inputs[3:]) or node.attrs.get("bias", "none") != "none":
+        return "has neither sinks nor slopes that its documents make clear"
+    return None
+
+
+def silu_only(node: Node) -> str | None:
+    """A gated activation of the plain kind."""
+    kind, limit = node.attrs["kind"], float(str(node.attrs.get("limit", 0)))
+    if kind != "silu" or limit:
+        return f"knows silu without a limit, this is {kind}{f' with the limit {limit:g}' if limit else ''}"
     return None
 
 

@@ -28,6 +28,7 @@ from datong.backends.torch.fused.common import (
     number,
     own,
     plain,
+    silu_only,
     whole,
     whole_head,
     width,
@@ -37,6 +38,10 @@ from datong.spec.program import Node
 
 def _refuse_floats(node: Node, values: Values, terms: Terms) -> str | None:
     return dtype_is(terms, FLOATS)
+
+
+def _refuse_glu(node: Node, values: Values, terms: Terms) -> str | None:
+    return first(dtype_is(terms, FLOATS), silu_only(node))
 
 
 def _rms_norm(node: Node, context: Context) -> Callable[..., Tensor]:
@@ -169,7 +174,7 @@ BINDINGS = (
     (_FUNCTIONS + "rms_norm", Binding("rms_norm", _refuse_floats, _rms_norm)),
     (_FUNCTIONS + "residual_rms_norm", Binding("add_rms_norm", _refuse_floats, _add_rms_norm)),
     (_FUNCTIONS + "vllm_rotary_embedding", Binding("rope", _refuse_rope, _rope, tables=cos_sin)),
-    (_FUNCTIONS + "silu_and_mul", Binding("glu", _refuse_floats, _glu)),
+    (_FUNCTIONS + "silu_and_mul", Binding("glu", _refuse_glu, _glu)),
     (_FUNCTIONS + "vllm_reshape_and_cache", Binding("attention.write", _refuse_write, _write)),
     (
         "ixformer.contrib.vllm_flash_attn.flash_attn_varlen_func",

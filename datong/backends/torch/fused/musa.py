@@ -25,6 +25,7 @@ from datong.backends.torch.fused.common import (
     norm_weight,
     number,
     own,
+    silu_only,
     width,
 )
 from datong.spec.program import Node
@@ -34,6 +35,10 @@ MOST = 16384  # channels; vllm_musa/layernorm _can_use_musa_fused_add_rms_norm
 
 def _refuse_floats(node: Node, values: Values, terms: Terms) -> str | None:
     return dtype_is(terms, FLOATS)
+
+
+def _refuse_glu(node: Node, values: Values, terms: Terms) -> str | None:
+    return first(dtype_is(terms, FLOATS), silu_only(node))
 
 
 def _rms_norm(node: Node, context: Context) -> Callable[..., Tensor]:
@@ -94,7 +99,7 @@ def _write(node: Node, context: Context) -> Callable[..., None]:
 
 BINDINGS = (
     ("torch.ops.aten._fused_rmsnorm_forward", Binding("rms_norm", _refuse_floats, _rms_norm)),
-    ("torch.ops.aten.swish_glu", Binding("glu", _refuse_floats, _glu)),
+    ("torch.ops.aten.swish_glu", Binding("glu", _refuse_glu, _glu)),
     (
         "torch.ops._C_musa_ops.musa_fused_add_rms_norm",
         Binding("add_rms_norm", _refuse_add_rms_norm, _add_rms_norm),

@@ -30,6 +30,7 @@ from datong.backends.torch.fused.common import (
     number,
     own,
     plain,
+    silu_only,
     whole,
     width,
 )
@@ -57,6 +58,10 @@ HEAD_SIZES = (32, 64, 80, 96, 112, 120, 128, 192, 256)
 
 def _refuse_floats(node: Node, values: Values, terms: Terms) -> str | None:
     return dtype_is(terms, FLOATS)
+
+
+def _refuse_glu(node: Node, values: Values, terms: Terms) -> str | None:
+    return first(dtype_is(terms, FLOATS), silu_only(node))
 
 
 def _rms_norm(node: Node, context: Context) -> Callable[..., Tensor]:
@@ -200,7 +205,7 @@ BINDINGS = (
     ("torch.ops._C.rms_norm", Binding("rms_norm", _refuse_floats, _rms_norm)),
     ("torch.ops._C.fused_add_rms_norm", Binding("add_rms_norm", _refuse_add_rms_norm, _add_rms_norm)),
     ("torch.ops._C.rotary_embedding", Binding("rope", _refuse_floats, _rope, tables=cos_sin)),
-    ("torch.ops._C.silu_and_mul", Binding("glu", _refuse_floats, _glu)),
+    ("torch.ops._C.silu_and_mul", Binding("glu", _refuse_glu, _glu)),
     (_WRITE, Binding("attention.write", _refuse_write, partial(_write, _WRITE))),
     (_WRITE_FLASH, Binding("attention.write", _refuse_write_flash, partial(_write, _WRITE_FLASH))),
     (_DECODE, Binding("attention.decode", _refuse_decode, partial(_decode, _DECODE))),
