@@ -322,6 +322,10 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         ),
         (lambda b, a: a.get("order", "split") in ORDERS, f"order should be one of {', '.join(ORDERS)}"),
         (
+            lambda b, a: _int(b, "K") * _int(b, "groups") <= _int(b, "E") * _int(b, "top_groups"),
+            "K should be at most E / groups * top_groups",
+        ),
+        (
             lambda b, a: (_int(b, "has up") == 1) == (a.get("order", "split") == "split"),
             "`up` should be given where order is split, and only there",
         ),

@@ -104,6 +104,7 @@ BROKEN: list[tuple[str, str, list[str], list[Any], dict[str, Any]]] = [
     ("K should be at most E", "moe", MOE_IN, Y, {**MOE, "top_k": 4}),
     ("score should be softmax or sigmoid", "moe", MOE_IN, Y, {**MOE, "score": "tanh"}),
     ("groups should divide E", "moe", MOE_IN, Y, {**MOE, "groups": 2}),
+    ("K should be at most E / groups * top_groups", "moe", MOE_IN, Y, {**MOE, "groups": 3}),
     ("m should be I where gate and up", "moe", [*MOE_IN[:3], "", "down"], Y, {**MOE, "order": "pairs"}),
     ("`up` should be given where order is split", "moe", MOE_IN, Y, {**MOE, "order": "pairs"}),
     ("order should be one of split, halves, pairs", "moe", [*MOE_IN[:3], "", "down"], Y, {**MOE, "order": "odd"}),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from datong.backends.torch.builder import Builder, call
 from datong.backends.torch.fused import bindings_for
-from datong.backends.torch.lower import attention, elementwise, linear, norm, rope, rows
+from datong.backends.torch.lower import attention, elementwise, experts, linear, norm, rope, rows
 from datong.backends.torch.target import Target
 from datong.spec.program import Node, Value
 
@@ -45,7 +45,11 @@ LOWER: dict[str, Lowering] = {
     "add": Lowering(elementwise.add, ("aten::add",)),
     "mul": Lowering(elementwise.mul, ("aten::mul",)),
     "sigmoid": Lowering(elementwise.sigmoid, ("aten::sigmoid",)),
+    "scale": Lowering(elementwise.scale, ("aten::mul",)),
+    "scale_groups": Lowering(elementwise.scale_groups, ("aten::mul",)),
+    "moe": Lowering(experts.moe, ("aten::sort", "aten::topk", "aten::gather", "aten::scatter", "aten::matmul")),
     "slice": Lowering(elementwise.slice_, ("aten::reshape",)),
+    "concat": Lowering(elementwise.concat, ("aten::cat",)),
 }
 
 

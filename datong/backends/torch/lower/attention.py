@@ -4,7 +4,8 @@
     prefill   sequences with several new tokens, one after another
     decode    sequences with one: in one batch over gathered blocks, or one by one where keys can be read in place
 
-The composed form is PyTorch's scaled_dot_product_attention; with a softcap, which that lacks, its definition.
+The composed form is PyTorch's scaled_dot_product_attention; with a softcap, sinks or a bias by distance, which that
+lacks, their definition.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class _Form:
     softcap: float
     layouts: Pair
     rounds: bool  # the cache's dtype is not that of the activations
+    sinks: Tensor | None = None  # [Hq]
+    slopes: Tensor | None = None  # [Hq] f32
+    bias: str = "none"
 
     # ---- keys and values of a sequence -------------------------------------------------------------------------
 
@@ -76,7 +80,11 @@ class _Form:
             causal = reach.fresh and (not self.window or reach.new <= self.window)
             if not causal and reach.mask is None:
                 reach.mask = _mask(reach, self.window, q)
-            y = self.attend(q[mine].transpose(0, 1)[None], k, v, None if causal else reach.mask, causal)
+            far = None
+            if self.slopes is not None:
+                query = torch.arange(reach.length - reach.new, reach.length, dtype=torch.int32, device=q.device)
+                far = query[:, None] - torch.arange(k.shape[2], dtype=torch.int32, device=q.device)
+            y = self.attend(q[mine].transpose(0, 1)[None], k, v, None if causal else reach.mask, causal, far)
             results.append(y[0].transpose(0, 1))
         return results[0] if len(results) == 1 else torch.cat(results)
 
@@ -85,7 +93,10 @@ class _Form:
         results = []
         for row, reach in enumerate(r for r in frame.reaches[self.window] if r.new == 1):
             k, v = self.seen(cache, reach, q.dtype)
-            y = self.attend(q[row].view(1, self.kv_heads, -1, q.shape[2]), k, v, None, False)
+            far = None
+            if self.slopes is not None:
+                far = torch.arange(k.shape[2] - 1, -1, -1, dtype=torch.int32, device=q.device)
+            y = self.attend(q[row].view(1, self.kv_heads, -1, q.shape[2]), k, v, None, False, far)
             results.append(y.reshape(1, self.heads, -1))
         return results[0] if len(results) == 1 else torch.cat(results)
 
@@ -98,24 +109,40 @@ class _Form:
         mask = frame.masks.get(self.window)
         if mask is None:
             mask = frame.masks[self.window] = _batch_mask(batch, k.shape[2], self.window, q)
-        y = self.attend(q.view(len(q), self.kv_heads, -1, q.shape[2]), k, v, mask, False)
+        far = None
+        if self.slopes is not None:
+            place = torch.arange(k.shape[2], dtype=torch.int32, device=q.device)
+            far = (batch.context_lens[:, None] - 1 - place)[:, None, None]
+        y = self.attend(q.view(len(q), self.kv_heads, -1, q.shape[2]), k, v, mask, False, far)
         return y.reshape(len(q), self.heads, -1)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """Q [S, H, t, D], k [S, Hkv, n, D], v [S, Hkv, n, Dv], mask added to scores -> [S, H, t, Dv]."""
-        if not self.softcap:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, far: Tensor | None) -> Tensor:
+        """Scores, softmax, values.
+
+        q [S, H, t, D] (t new tokens of Hq heads, or one token's heads in the groups of Hkv), k [S, Hkv, n, D],
+        v [S, Hkv, n, Dv]; mask is added to scores; far [.., n] is how far each key lies behind -> [S, H, t, Dv].
+        """
+        if not self.softcap and self.sinks is None and far is None:
             grouped = q.shape[1] != k.shape[1]
             return _SDPA(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped)
-        group = q.shape[1] // k.shape[1]
+        group, per_head = q.shape[1] // k.shape[1], (1, q.shape[1], -1, 1)
         if group > 1:
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         score = (q @ k.transpose(2, 3)).to(torch.float32) * self.scale
-        score = torch.tanh(score / self.softcap) * self.softcap
+        if self.softcap:
+            score = torch.tanh(score / self.softcap) * self.softcap
+        if far is not None and self.slopes is not None:
+            distance = far.clamp(min=0).to(torch.float32)
+            distance = distance.sqrt() if self.bias == "sqrt_alibi" else distance
+            score = score - self.slopes.view(per_head) * distance
         if causal:
             mask = torch.full(score.shape[2:], float("-inf"), dtype=score.dtype, device=score.device).triu(1)
         if mask is not None:
             score = score + mask
-        return score.softmax(3).to(v.dtype) @ v
+        if self.sinks is None:
+            return score.softmax(3).to(v.dtype) @ v
+        column = self.sinks.to(torch.float32).view(per_head).expand(score.shape[0], -1, score.shape[2], 1)
+        return torch.cat([score, column], 3).softmax(3)[..., :-1].to(v.dtype) @ v
 
 
 def _mask(reach: Reach, window: int, like: Tensor) -> Tensor:
@@ -151,10 +178,13 @@ def attention(node: Node, builder: Builder) -> str:
         float(str(attrs["softcap"])),
         builder.layouts,
         builder.cache_dtype is not builder.dtype,
+        builder.weights.get(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None,
+        _vector(builder, node.inputs[4]) if len(node.inputs) > 4 and attrs.get("bias", "none") != "none" else None,
+        str(attrs.get("bias", "none")),
     )
     chosen = {stage: builder.vendor(f"attention.{stage}", node) for stage in ("write", "prefill", "decode")}
     write, prefill, decode = (found[2] if found else None for found in chosen.values())
-    q, k, v = (builder.read(name) for name in node.inputs)
+    q, k, v = (builder.read(name) for name in node.inputs[:3])
     target, width = builder.write(node.outputs[0]), builder.width(node.outputs[0])
     put, dims = write or form.write, (builder.width(node.inputs[0]) // form.heads, width // form.heads)
 
@@ -188,7 +218,15 @@ def attention(node: Node, builder: Builder) -> str:
         registers[target] = y.reshape(-1, width)
 
     builder.emit(run)
-    return _name(chosen)
+    exact = form.softcap or form.sinks is not None or form.slopes is not None
+    return _name(chosen, "torch matmul, softmax" if exact else "torch scaled_dot_product_attention")
+
+
+def _vector(builder: Builder, name: str) -> Tensor:
+    """A weight or a constant [n], f32."""
+    if builder.part.values[name].kind == "const":
+        return builder.weights.constant(name)
+    return builder.weights.get(name, torch.float32)
 
 
 def _mixed(
@@ -213,11 +251,11 @@ def _mixed(
     return y
 
 
-def _name(chosen: dict[str, Any]) -> str:
+def _name(chosen: dict[str, Any], composed: str) -> str:
     """What `placement` shows."""
     vendors: dict[str, str] = {stage: found[0] for stage, found in chosen.items() if found}
     if len(vendors) < len(chosen):
-        vendors["attention" if not vendors else "rest"] = "torch scaled_dot_product_attention"
+        vendors["attention" if not vendors else "rest"] = composed
     if len(vendors) == 1:
         return next(iter(vendors.values()))
     return ", ".join(f"{name} ({stage})" for stage, name in vendors.items())
