@@ -51,13 +51,10 @@ class _Stacks:
             inner = self.act(first, torch.nn.functional.linear(x, self.up[e], bias[1]))
         return torch.nn.functional.linear(inner, self.down[e], bias[2])
 
-    def batched(self, x: Tensor, index: Tensor | None) -> Tensor:
-        """Experts side by side: x [1 or B, t, n]; `index` [B] chooses them, None: all -> [B, t, n]."""
+    def all(self, x: Tensor) -> Tensor:
+        """Every expert on x [1, T, n] -> [E, T, n]."""
 
         def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            if index is not None:
-                weight = weight.index_select(0, index)
-                bias = None if bias is None else bias.index_select(0, index)
             y = torch.matmul(x, weight.transpose(1, 2))
             return y if bias is None else y + bias[:, None]
 
@@ -79,27 +76,39 @@ class _Router:
     groups: int
     top_groups: int
 
-    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [T, E] -> chosen [T, K], weights [T, K] f32. Of equals the lowest index: sorts are stable."""
+    def share(self, logits: Tensor) -> Tensor:
+        """Logits [T, E] -> the weight of each expert, 0 where it is not chosen: [T, E] f32. Of equals the lowest index.
+
+        No integers: some chips have 64-bit indices, which sorts give, only behind a switch.
+        """
         logits = logits.float()
         score = logits.softmax(1) if self.score == "softmax" else logits.sigmoid()
         choice = score if self.select_bias is None else score + self.select_bias
         if self.groups > 1:
             members = choice.view(len(choice), self.groups, -1)
-            best = members.topk(2, 2)[0].sum(2)
-            chosen = _largest(best, self.top_groups)
-            shut = torch.ones_like(best).scatter(1, chosen, 0.0)[:, :, None]
-            choice = members.masked_fill(shut > 0.5, float("-inf")).flatten(1)
-        index = _largest(choice, self.top_k)
-        weights = score.gather(1, index)
+            first = members.amax(2, keepdim=True)
+            # the two best: the first of those equal to the maximum is taken out once
+            top = _first(members >= first)
+            best = first[:, :, 0] + members.masked_fill(top, float("-inf")).amax(2)
+            choice = members.masked_fill(~_best(best, self.top_groups)[:, :, None], float("-inf")).flatten(1)
+        weights = score * _best(choice, self.top_k)
         if self.renorm:
             weights = weights / (weights.sum(1, keepdim=True) + (TINY if self.score == "sigmoid" else 0.0))
-        return index, weights * self.scale
+        return weights * self.scale
 
 
-def _largest(x: Tensor, count: int) -> Tensor:
-    """Indices of the largest of each row, best first."""
-    return torch.sort(x, dim=1, descending=True, stable=True)[1][:, :count]
+def _best(x: Tensor, count: int) -> Tensor:
+    """Is a value among the `count` largest of its row? [T, n] -> bool; of equals the first are."""
+    above = x[:, None, :] > x[:, :, None]  # [T, i, j]: j beats i
+    place = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)
+    before = (x[:, None, :] == x[:, :, None]) & (place < place[:, None])
+    return (above | before).to(torch.float32).sum(2) < count
+
+
+def _first(mask: Tensor) -> Tensor:
+    """Only the first of the true ones along the last axis."""
+    flags = mask.to(torch.float32)
+    return mask & (flags.cumsum(-1) < 1.5)
 
 
 def moe(node: Node, builder: Builder) -> str:
@@ -125,35 +134,22 @@ def moe(node: Node, builder: Builder) -> str:
 
     def run(frame: Frame) -> None:
         rows = frame.registers[x]
-        index, weights = router(frame.registers[logits])
-        if on_host:
-            frame.registers[target] = _grouped(stacks, rows, index, weights)
-        elif index.numel() <= experts:
-            frame.registers[target] = _gathered(stacks, rows, index, weights)
-        else:
-            frame.registers[target] = _dense(stacks, rows, index, weights)
+        share = router.share(frame.registers[logits])
+        frame.registers[target] = _grouped(stacks, rows, share) if on_host else _dense(stacks, rows, share)
 
     builder.emit(run)
-    return "torch sort, linear by expert" if on_host else "torch sort, matmul of gathered or all experts"
+    return "torch linear by expert" if on_host else f"torch matmul of all {experts} experts"
 
 
-def _grouped(stacks: _Stacks, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+def _grouped(stacks: _Stacks, x: Tensor, share: Tensor) -> Tensor:
     y = torch.zeros_like(x)
-    for e in sorted(set(index.flatten().tolist())):
-        token, place = torch.nonzero(index == e, as_tuple=True)
+    for e in torch.nonzero((share != 0).any(0)).flatten().tolist():
+        token = torch.nonzero(share[:, e]).flatten()
         part = stacks.one(x.index_select(0, token), e)
-        y.index_add_(0, token, part * weights[token, place, None].to(part.dtype))
+        y.index_add_(0, token, part * share[token, e, None].to(part.dtype))
     return y
 
 
-def _gathered(stacks: _Stacks, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    repeated = x.repeat_interleave(index.shape[1], 0)[:, None]
-    each = stacks.batched(repeated, index.flatten()).view(*index.shape, -1)
-    return (each * weights[:, :, None].to(each.dtype)).sum(1)
-
-
-def _dense(stacks: _Stacks, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    each = stacks.batched(x[None], None)  # [E, T, n]
-    share = torch.zeros((len(x), each.shape[0]), dtype=each.dtype, device=x.device)
-    share = share.scatter(1, index, weights.to(each.dtype))
-    return (each * share.t()[:, :, None]).sum(0)
+def _dense(stacks: _Stacks, x: Tensor, share: Tensor) -> Tensor:
+    each = stacks.all(x[None])  # [E, T, n]
+    return (each * share.t()[:, :, None].to(each.dtype)).sum(0)
