@@ -9,6 +9,7 @@ per step and layer with device tensors and must not touch the host (`.cpu()`, `.
 
     token-wise operators   (activations in the order of the node, without weights and constants) -> output | outputs
                            each [T, n] or [R, n] in the compute dtype, any row stride
+    glu                    (gate, up), or (gate beside up [T, 2n],) where one product made both
     rope                   (x, *tables(cos, sin)) -> y         `tables` runs once per step, not once per layer
     attention.write        (key [T, Hkv, D], value [T, Hkv, Dv], key_cache, value_cache, batch) -> None
     attention.prefill      (query [N, Hq, D], key [N, Hkv, D], value [N, Hkv, Dv], key_cache, value_cache, batch)

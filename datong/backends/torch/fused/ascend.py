@@ -26,6 +26,7 @@ from datong.backends.torch.fused.common import (
     cache_is,
     dtype_is,
     first,
+    half,
     head_dims,
     head_is,
     joined,
@@ -116,8 +117,9 @@ def _glu(node: Node, context: Context) -> Callable[..., Tensor]:
     """Silu of the first half times the second."""
     operator = context.operator
 
-    def call(gate: Tensor, up: Tensor) -> Tensor:
-        y: Tensor = operator(joined(gate, up), dim=-1) if gate.shape[0] else torch.empty_like(gate)
+    def call(gate: Tensor, up: Tensor | None = None) -> Tensor:
+        x = joined(gate, up)
+        y: Tensor = operator(x, dim=-1) if x.shape[0] else half(x)
         return y
 
     return call

@@ -50,9 +50,14 @@ def own(x: Tensor, name: str, terms: Terms) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format) if name not in terms.dying else x.contiguous()
 
 
-def joined(gate: Tensor, up: Tensor) -> Tensor:
-    """[T, n] twice -> [T, 2n], as vendors' gated activations want it."""
-    return torch.cat((gate, up), -1)
+def joined(gate: Tensor, up: Tensor | None) -> Tensor:
+    """[T, n] twice -> [T, 2n], as vendors' gated activations want it; without `up`, gate is both already."""
+    return gate if up is None else torch.cat((gate, up), -1)
+
+
+def half(x: Tensor) -> Tensor:
+    """Room for the result of a gated activation: [T, 2n] -> [T, n]."""
+    return x.new_empty((x.shape[0], x.shape[1] // 2))
 
 
 def positions(count: int, like: Tensor, terms: Terms) -> Tensor:

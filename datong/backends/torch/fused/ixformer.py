@@ -22,6 +22,7 @@ from datong.backends.torch.fused.common import (
     cos_sin,
     dtype_is,
     first,
+    half,
     head_is,
     joined,
     norm_weight,
@@ -91,8 +92,9 @@ def _rope(node: Node, context: Context) -> Callable[..., Tensor]:
 def _glu(node: Node, context: Context) -> Callable[..., Tensor]:
     operator = context.operator
 
-    def call(gate: Tensor, up: Tensor) -> Tensor:
-        y: Tensor = operator(joined(gate, up)) if gate.shape[0] else torch.empty_like(gate)
+    def call(gate: Tensor, up: Tensor | None = None) -> Tensor:
+        x = joined(gate, up)
+        y: Tensor = operator(x) if x.shape[0] else half(x)
         return y
 
     return call

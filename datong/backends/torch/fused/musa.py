@@ -19,6 +19,7 @@ from datong.backends.torch.fused.common import (
     cache_is,
     dtype_is,
     first,
+    half,
     head_is,
     in_place,
     joined,
@@ -77,8 +78,9 @@ def _add_rms_norm(node: Node, context: Context) -> Callable[..., tuple[Tensor, T
 def _glu(node: Node, context: Context) -> Callable[..., Tensor]:
     operator = context.operator
 
-    def call(gate: Tensor, up: Tensor) -> Tensor:
-        y: Tensor = operator(joined(gate, up)) if gate.shape[0] else torch.empty_like(gate)
+    def call(gate: Tensor, up: Tensor | None = None) -> Tensor:
+        x = joined(gate, up)
+        y: Tensor = operator(x) if x.shape[0] else half(x)
         return y
 
     return call

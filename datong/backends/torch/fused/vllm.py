@@ -22,6 +22,7 @@ from datong.backends.torch.fused.common import (
     cos_sin,
     dtype_is,
     first,
+    half,
     head_dims,
     head_is,
     in_place,
@@ -110,10 +111,11 @@ def _rope(node: Node, context: Context) -> Callable[..., Tensor]:
 def _glu(node: Node, context: Context) -> Callable[..., Tensor]:
     operator = context.operator
 
-    def call(gate: Tensor, up: Tensor) -> Tensor:
-        y = torch.empty_like(gate, memory_format=torch.contiguous_format)
-        if gate.shape[0]:
-            operator(y, joined(gate, up))
+    def call(gate: Tensor, up: Tensor | None = None) -> Tensor:
+        x = joined(gate, up)
+        y = half(x)
+        if x.shape[0]:
+            operator(y, x)
         return y
 
     return call

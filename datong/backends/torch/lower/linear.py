@@ -11,26 +11,23 @@ from datong.spec.program import Node
 
 
 def linear(node: Node, builder: Builder) -> str:
-    """Y = x @ weight.T + bias."""
-    x, name, bias_name = (*node.inputs, "")[:3]
-    weight, bias = builder.weights.get(name), builder.weights.biases((bias_name,), (name,))
-    source, target = builder.read(x), builder.write(node.outputs[0])
-    builder.emit(unary(source, target, lambda x: functional.linear(x, weight, bias)))
+    """One product: x @ weight.T + bias."""
+    x, name, bias = (*node.inputs, "")[:3]
+    product = builder.weights.product((name,), (bias,))
+    builder.emit(unary(builder.read(x), builder.write(node.outputs[0]), product))
     return "torch linear"
 
 
 def linear_multi(node: Node, builder: Builder) -> str:
     """N linears of one input: one product, then views of its columns."""
     count = int(str(node.attrs["count"]))
-    names = node.inputs[1 : 1 + count]
-    weight = builder.weights.stacked(names)
-    bias = builder.weights.biases((node.inputs[1 + count :] or ("",) * count), names)
+    product = builder.weights.product(node.inputs[1 : 1 + count], node.inputs[1 + count :])
     widths = [builder.width(name) for name in node.outputs]
     source, targets = builder.read(node.inputs[0]), [builder.write(name) for name in node.outputs]
 
     def run(frame: Frame) -> None:
         registers = frame.registers
-        results = torch.split(functional.linear(registers[source], weight, bias), widths, 1)
+        results = torch.split(product(registers[source]), widths, 1)
         for target, result in zip(targets, results, strict=True):
             registers[target] = result
 
@@ -39,12 +36,12 @@ def linear_multi(node: Node, builder: Builder) -> str:
 
 
 def linear_glu(node: Node, builder: Builder) -> str:
-    """Y = silu(x @ gate.T) * (x @ up.T): one product."""
-    weight = builder.weights.stacked(node.inputs[1:3])
+    """A gated pair: one product, then silu of its first half times its second."""
+    product = builder.weights.product(node.inputs[1:3])
     source, target = builder.read(node.inputs[0]), builder.write(node.outputs[0])
 
     def run(frame: Frame) -> None:
-        gate, up = functional.linear(frame.registers[source], weight).chunk(2, 1)
+        gate, up = product(frame.registers[source]).chunk(2, 1)
         frame.registers[target] = functional.silu(gate).mul_(up)
 
     builder.emit(run)
@@ -52,13 +49,13 @@ def linear_glu(node: Node, builder: Builder) -> str:
 
 
 def linear_add(node: Node, builder: Builder) -> str:
-    """Y = x @ weight.T + bias + residual."""
-    x, name, residual, bias_name = (*node.inputs, "")[:4]
-    weight, bias = builder.weights.get(name), builder.weights.biases((bias_name,), (name,))
+    """A product and a residual: one call where there is no bias, else the sum in place."""
+    x, name, residual, bias = (*node.inputs, "")[:4]
     source, other, target = builder.read(x), builder.read(residual), builder.write(node.outputs[0])
-    if bias is None:
-        transposed = weight.t()
+    if not bias and builder.weights.addmm:
+        transposed = builder.weights.get(name).t()
         builder.emit(binary(other, source, target, lambda r, x: torch.addmm(r, x, transposed)))
         return "torch addmm"
-    builder.emit(binary(other, source, target, lambda r, x: functional.linear(x, weight, bias).add_(r)))
+    product = builder.weights.product((name,), (bias,))
+    builder.emit(binary(other, source, target, lambda r, x: product(x).add_(r)))
     return "torch linear, add"
