@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Write docs/reference/*.md from the tables in the code. tests/unit/test_docs_in_sync.py fails when they differ.
+"""Write docs/reference/*.md and docs/chips/*.md from the tables in the code and the chip descriptors.
+
+tests/unit/test_docs_in_sync.py fails when they differ.
 
 python scripts/generate_docs.py [--check]
 """
@@ -8,9 +10,15 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datong import env, errors
+from datong.chips.check import facts
+from datong.chips.load import stacks
+from datong.chips.schema import Fact, FusedOperator, Generation, Pair, Stack
 from datong.spec import formats, ops, reference, tolerance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,16 +86,176 @@ def variables() -> str:
     return HEADER.format(source="datong/env.py") + f"# Environment variables\n\n{table}"
 
 
+UNMEASURED = "Nothing on this page was measured on a card by this project."
+EVIDENCE = """\
+What a vendor publishes is `vendor-claimed`. Datong itself is `not run` on these chips until somebody runs
+`datong conformance` on a card. `sim:{name}` runs the same lowering under the rules written here; what it gives is
+`simulated`."""
+
+
+def chip_index() -> str:
+    """Every stack in two tables, and how to read a page."""
+    rows = [_stack_row(stack) for stack in stacks().values()]
+    head = [
+        "stack",
+        "chips",
+        "adapter",
+        "device",
+        "dist backend",
+        "graph capture",
+        "SMI",
+        "Kubernetes",
+        "unknown facts",
+    ]
+    lines = [_generation_row(stack, g) for stack in stacks().values() for g in stack.generations]
+    wide = ["chip", "title", "element types", "after a switch", "memory", "bandwidth", "KV block", "KV layout"]
+    return f"""{HEADER.format(source="datong/chips/data/*.toml")}# Chips
+
+{UNMEASURED}
+{EVIDENCE.format(name="<stack>")}
+
+The facts are the descriptors `datong/chips/data/*.toml`; the meaning of each field is in `datong/chips/schema.py`. Here
+a value is followed by its grade; its source and what speaks against it are on the page of the stack.
+
+| grade | source | may code act on it? |
+| --- | --- | --- |
+| A | the vendor's own repository or documentation | yes |
+| B | a third party that integrates the chip | yes |
+| C | press, wiki, aggregator | no, it is for people to read |
+| unknown | looked for, not found: there is no value | no, it counts as not given |
+
+Where sources disagree, the value is the better source's and its note begins with `conflict`. A wrong or missing fact
+is corrected in the TOML, with the source: [add a chip](../howto/add-a-chip.md),
+[ADR 0013](../adr/0013-chips-are-data.md).
+
+## Stacks
+
+{_table(head, rows)}
+## Chips of a stack
+
+Devices are typed as `<stack>:0`, simulated ones with `sim:` in front (`sim:ascend-a2`). Memory is of one device as the
+runtime sees it.
+
+{_table(wide, lines)}"""
+
+
+def _stack_row(stack: Stack) -> list[str]:
+    part, unknown = stack.adapter, sum(fact.grade == "unknown" for _, fact in facts(stack))
+    shown = (part.device, part.dist_backend, part.graph, stack.identity.smi, stack.kubernetes)
+    names = [f"[{stack.name}]({stack.name}.md)", f"{stack.vendor}: {', '.join(g.title for g in stack.generations)}"]
+    adapter = _graded("package", part.package)
+    return [*names, adapter, *(_graded("", f) for f in shown), f"{unknown} of {len(list(facts(stack)))}"]
+
+
+def _generation_row(stack: Stack, one: Generation) -> list[str]:
+    fields = ("dtypes", "gated_dtypes", "memory_bytes", "bandwidth", "kv_block_sizes", "kv_layout")
+    return [f"`{stack.name}-{one.name}`", one.title, *(_graded(f, getattr(one, f)) for f in fields)]
+
+
+def _graded(field: str, fact: Fact[Any]) -> str:
+    return f"{_value(field, fact)} ({fact.grade})" if fact.value is not None else "unknown"
+
+
+def _value(field: str, fact: Fact[Any]) -> str:
+    value = fact.value
+    if value is None:
+        return "unknown"
+    if field == "memory_bytes":
+        return f"{value / 2**30:.1f} GiB"
+    if field == "bandwidth":
+        return f"{value / 1e9:.0f} GB/s"
+    if field == "peak_flops":
+        return ", ".join(f"`{dtype}` {number / 1e12:g} T/s" for dtype, number in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    items = value if isinstance(value, list) else [value]
+    return ", ".join(f"`{item}`" for item in items if item != "") or "none"
+
+
+def chip_page(name: str) -> str:
+    """One descriptor, each fact with value, grade and source."""
+    stack = stacks()[name]
+    first = f"{stack.name}-{stack.generations[0].name}"
+    out = [
+        HEADER.format(source=f"datong/chips/data/{name}.toml") + f"# {stack.title} {stack.title_zh}\n\n",
+        f"{UNMEASURED}\n{EVIDENCE.format(name=first)}\n\n",
+        "Grades: A the vendor's own repository or documentation, B a third party that integrates the chip, C press or\n"
+        "wiki (not acted on), unknown: looked for and not found. [All chips](README.md)\n",
+        *(f"\n- {note}" for note in stack.notes),
+    ]
+    places: dict[str, list[tuple[str, Fact[Any]]]] = {}
+    for place, fact in facts(stack):
+        part, _, field = place.rpartition(".")
+        places.setdefault(part, []).append((field, fact))
+    named = {f"generations.{g.name}": g for g in stack.generations}
+    titles = {
+        "identity": "How it shows itself",
+        "adapter": "PyTorch adapter",
+        "toolkit": "Toolkit",
+        "": "Further facts",
+    }
+    for part in ["identity", "adapter", "toolkit", *named, ""]:
+        title = titles.get(part) or f"{name}-{named[part].name}: {named[part].title}"
+        out.append(f"\n## {title}\n\n")
+        if part in named:
+            known = dict.fromkeys([named[part].name, *named[part].products])
+            out.append(f"Names: {', '.join(f'`{name}-{alias}`' for alias in known)}\n\n")
+        if part == "adapter":
+            out.append(f"Kind: `{stack.adapter.kind}`\n\n")
+        out.append(_facts(places[part]))
+        if part == "toolkit":
+            out.append(_pairs(stack.toolkit.pairs))
+    return "".join(out) + _fused(stack.fused)
+
+
+def _facts(part: list[tuple[str, Fact[Any]]]) -> str:
+    """A table; regular expressions stand below it, since a cell cannot hold `|` and a backslash in every reader."""
+    patterns = {field: fact.value for field, fact in part if field.endswith("_pattern") and fact.value is not None}
+    rows = [
+        [f"`{field}`", "below" if field in patterns else _value(field, fact), fact.grade, fact.source, fact.note]
+        for field, fact in part
+    ]
+    blocks = [f"\n`{field}`:\n\n```text\n{pattern}\n```\n" for field, pattern in patterns.items()]
+    return _table(["fact", "value", "grade", "source", "note"], rows) + "".join(blocks)
+
+
+def _pairs(pairs: list[Pair]) -> str:
+    rows = [[pair.torch, pair.adapter, pair.toolkit, pair.grade, pair.source] for pair in pairs]
+    table = _table(["torch", "adapter", "toolkit", "grade", "source"], rows) if rows else "No pair is known.\n"
+    return f"\n### Versions that belong together\n\n{table}"
+
+
+def _fused(operators: list[FusedOperator]) -> str:
+    text = "\n## Fused operators\n" + ("" if operators else "\nNone is known.\n")
+    for fused in operators:
+        rows = [["implements", f"`{fused.implements}`"], ["grade", fused.grade], ["source", fused.source]]
+        rows += [["import", f"`{fused.module}`"]] if fused.module else []
+        rows += [["condition", fused.condition]] if fused.condition else []
+        rows += [["only", ", ".join(fused.generations)]] if fused.generations else []
+        rows += [["note", fused.note]] if fused.note else []
+        schema = (
+            f"\n```text\n{fused.schema}\n```\n" if fused.schema else "\nIts schema is unknown, so it is never called.\n"
+        )
+        text += f"\n### `{fused.name}`\n\n{_table(['', ''], rows)}{schema}"
+    return text
+
+
 PAGES = {"ops.md": operators, "errors.md": exceptions, "env.md": variables}
+CHIP_PAGES: dict[str, Callable[[], str]] = {
+    "README.md": chip_index,
+    **{f"{name}.md": partial(chip_page, name) for name in stacks()},
+}
 
 
 def main(check: bool) -> int:
     """Write the pages, or say which ones differ; returns the exit code."""
     stale = []
-    for name, render in PAGES.items():
-        path, text = ROOT / "docs" / "reference" / name, render()
+    pages = [("reference", name, render) for name, render in PAGES.items()]
+    pages += [("chips", name, render) for name, render in CHIP_PAGES.items()]
+    for folder, name, render in pages:
+        path, text = ROOT / "docs" / folder / name, render()
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            stale.append(name)
+            stale.append(f"{folder}/{name}")
             if not check:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
