@@ -68,7 +68,9 @@ class Weights:
         return np.asarray(data[piece.offset : piece.offset + piece.length]).view(dtype.numpy).reshape(shape)
 
     def rows(self, name: str, rows: Array | slice) -> Array:
-        """Some rows of a matrix, dequantised: rows [R] i64, or a range -> [R, in] f32, a copy."""
+        """Some rows of a matrix, or experts of a stack, dequantised: rows [R] i64, or a range -> [R, …] f32, a copy."""
+        if name in self._stacks:
+            return np.stack([self.whole(one) for one in np.array(self._stacks[name])[rows].tolist()])
         if self._values[name].swapped:
             return np.array(self.whole(name)[rows])
         return dequantise(self._format(name), {role: p[rows] for role, p in self._pieces[name].items()})

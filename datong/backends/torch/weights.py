@@ -44,8 +44,7 @@ class WeightStore:
     def stacked(self, names: tuple[str, ...], dtype: torch.dtype | None = None) -> Tensor:
         """Matrices of one width, row after row: [sum of out, in]; or one weight of any shape."""
         dtype = dtype or self.dtype
-        places = ((p.file, p.offset, p.role) for name in names for p in self._values[name].pieces)
-        key = (tuple(places), dtype)
+        key = (tuple((p.file, p.offset, p.role) for name in names for p in self._values[name].pieces), dtype)
         if key not in self._kept:
             try:
                 self._kept[key] = self._upload(names, dtype)
@@ -75,8 +74,6 @@ class WeightStore:
 
     def _upload(self, names: tuple[str, ...], dtype: torch.dtype) -> Tensor:
         shapes = [self._shape(name) for name in names]
-        if len(shapes[0]) == 3:
-            return self._upload_experts(names[0], dtype)
         rows, rest = sum(shape[0] for shape in shapes), shapes[0][1:]
         if len(rest) == 1 and self._transposed:
             target = torch.empty((*rest, rows), dtype=dtype, device=self._device).t()
@@ -89,12 +86,4 @@ class WeightStore:
                 host = torch.from_numpy(self._files.rows(name, slice(first, first + step)))
                 target[start + first : start + first + host.shape[0]].copy_(host.to(dtype))
             start += shape[0]
-        return target
-
-    def _upload_experts(self, name: str, dtype: torch.dtype) -> Tensor:
-        """A stack [E, out, in], one expert at a time."""
-        target = torch.empty(self._shape(name), dtype=dtype, device=self._device)
-        stack = self._files.operand(name)
-        for index in range(target.shape[0]):
-            target[index].copy_(torch.from_numpy(np.array(stack[index], order="C")).to(dtype))
         return target
