@@ -53,17 +53,16 @@ class Recorder:
         results = {i: t for i, t in enumerate(_tensors(made)) if t.untyped_storage()._cdata not in known}
         for t in results.values():
             self.own.setdefault(t.untyped_storage()._cdata, _flat(t))
-        if results or _writes(operator):
+        if results or _written(operator, args, kwargs):
             self.records.append(Record(call, args, kwargs, results))
 
     def before_write(self, operator: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Save memory from before the capture that the operator is about to write: a capture runs nothing."""
-        for place, name in _writes(operator).items():
-            for t in _tensors(args[place] if place < len(args) else kwargs.get(name)):
-                storage = t.untyped_storage()._cdata
-                if storage not in self.own and storage not in self.saved:
-                    flat = _flat(t)
-                    self.saved[storage] = (flat, flat.clone())
+        for t in _written(operator, args, kwargs):
+            storage = t.untyped_storage()._cdata
+            if storage not in self.own and storage not in self.saved:
+                flat = _flat(t)
+                self.saved[storage] = (flat, flat.clone())
 
     def finish(self) -> None:
         """Undo what was written, and spoil what was made."""
@@ -73,10 +72,17 @@ class Recorder:
             flat.fill_(0x7F)  # a large float, and no valid index
 
 
-def _writes(operator: Any) -> dict[int, str]:
-    """The arguments that an operator writes: place -> name."""
-    arguments = enumerate(operator._schema.arguments)
-    return {i: a.name for i, a in arguments if a.alias_info is not None and a.alias_info.is_write}
+def _written(operator: Any, args: list[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The hidden tensors that an operator may write.
+
+    PyTorch's own schemas say it (`Tensor(a!)`). Some vendors' do not, for an `out` among others, so that an operator of
+    theirs without any mark may write whatever it is given.
+    """
+    arguments = operator._schema.arguments
+    marked = [(i, a.name) for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
+    if not marked and operator.namespace != "aten":
+        return _tensors([*args, *kwargs.values()])
+    return [t for i, name in marked for t in _tensors(args[i] if i < len(args) else kwargs.get(name))]
 
 
 def _flat(t: torch.Tensor) -> torch.Tensor:

@@ -107,12 +107,12 @@ class TorchExecutable:
         key = (id(self), padded.block_tables.shape, len(padded.rows))
         captured = cache.captured.get(key)
         if captured is None:  # the first time eagerly: libraries set themselves up, which cannot be recorded
-            cache.captured[key] = build(padded, cache, self._places, static=True)
+            cache.captured[key] = build(padded, cache, self._places, static=True, replayed=True)
             return self._execute(cache.captured[key], {})
         frame = captured if isinstance(captured, Frame) else captured.frame
         refill(frame, padded, self._places)
         if captured is frame:
-            frame.masks.clear()
+            frame.forget()
             captured = cache.captured[key] = graphs.capture(self._target, frame, lambda f: self._execute(f, {}))
         with self._guard():
             captured.graph.replay()

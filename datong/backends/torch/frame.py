@@ -62,6 +62,16 @@ class Frame:
     masks: dict[int, Tensor] = field(default_factory=dict)  # by window, [S, 1, 1, M*bs], of the batched ones
     buffers: dict[bool, Tensor] = field(default_factory=dict)  # what all of these are views of
 
+    def forget(self) -> None:
+        """Before a capture: what the layers made of this step and kept (masks, sums of lengths) has to be made again.
+
+        It would be read by the replays and not be recorded. Keepers know a batch by its identity.
+        """
+        self.masks.clear()
+        batches = (self.whole, self.decode, self.prefill)
+        fresh = {id(batch): replace(batch) for batch in batches if batch is not None}
+        self.whole, self.decode, self.prefill = [fresh.get(id(batch)) for batch in batches]
+
 
 class Packer:
     """Collects arrays, uploads them together, and hands out the views."""
@@ -106,14 +116,23 @@ class Places:
     loop_decode: bool  # sequences one by one, without copying their keys
 
 
-def build(step: Step, cache: TorchCache | None, places: Places, *, tokens: int = 0, static: bool = False) -> Frame:
+def build(
+    step: Step,
+    cache: TorchCache | None,
+    places: Places,
+    *,
+    tokens: int = 0,
+    static: bool = False,
+    replayed: bool = False,
+) -> Frame:
     """The frame of a step. tokens: rows of activations, more than the step has where it is padded; 0: as it has.
 
-    static: every sequence has one new token, and no length of the host is used, so that the frame can be replayed.
+    static: every sequence has one new token, and no length of the host is used in a shape.
+    replayed: and none is used as a truth: contexts are as long as the block tables allow.
     """
     draft = _Draft(step, cache, places, max(tokens, len(step.ids)))
     draft.choose(static)
-    return draft.frame(static)
+    return draft.frame(static, replayed)
 
 
 def refill(frame: Frame, step: Step, places: Places) -> None:
@@ -163,7 +182,7 @@ class _Draft:
             for window in self.places.windows:
                 self.reaches[window] = [self._reach(int(s), window) for s in one_by_one]
 
-    def frame(self, static: bool) -> Frame:
+    def frame(self, static: bool, replayed: bool) -> Frame:
         """Upload, and put the views in."""
         views = self.packer.upload()
         batches: dict[str, Batch] = {}
@@ -173,7 +192,12 @@ class _Draft:
                 continue
             numbers, handles = group
             starts, lens, tables, slots, blocks, offsets = (views[handle] for handle in handles)
-            batches[name] = Batch(*numbers, starts, lens, tables, slots, blocks, offsets, static)
+            sequences, tokens, new, contexts = numbers
+            if replayed:  # it may have any length that the block tables hold
+                contexts = (tables.shape[1] * self.places.block_size,) * sequences
+            batches[name] = Batch(
+                sequences, tokens, new, contexts, starts, lens, tables, slots, blocks, offsets, static
+            )
         ids, positions, rows = (views[h] for h in self.own)
         rows_of = {name: views[handle] for name, handle in self.rows.items()}
         reaches = {
