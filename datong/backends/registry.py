@@ -15,15 +15,18 @@ loaded is an error with its name, never skipped. An entry point is a callable wi
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterable
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from datong import env
-from datong.chips.load import stacks
 from datong.errors import AbiMismatch, BackendError, BackendMissing, DatongError
 from datong.spec.backend import API_VERSION, Backend, DeviceInfo
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "datong.backends"
 _BUILTIN = {"cpu": "datong.backends.cpu:create", "reference": "datong.backends.reference:create"}
@@ -35,18 +38,32 @@ _FAMILIES = {
 _CHIPS = "datong.backends.torch"  # the family of every chip that has a descriptor
 
 
-def _sources() -> dict[str, EntryPoint]:
-    """Every backend that can be known without loading it, by name."""
-    found = {name: EntryPoint(name, target, GROUP) for name, target in _BUILTIN.items()}
+def entry_points(group: str) -> Iterable[EntryPoint]:
+    """Those of installed packages. Imported late: 15 ms, and a look into every installed package."""
+    from importlib.metadata import entry_points as find
+
+    return find(group=group)
+
+
+def stacks() -> Iterable[str]:
+    """Names of the chips that have a descriptor."""
+    from datong.chips.load import stacks as find
+
+    return find()
+
+
+def _sources() -> dict[str, str]:
+    """Every backend that can be known without loading it: name -> `module:callable`."""
+    found = dict(_BUILTIN)
     for point in entry_points(group=GROUP):
-        other = found[point.name].value if point.name in found else _family_of(point.name)
+        other = found.get(point.name) or _family_of(point.name)
         if other and other != point.value:
             raise BackendError(
                 f"backend {point.name}",
                 f"two backends have this name: `{other}` and `{point.value}`",
                 "uninstall one of them, or rename its entry point",
             )
-        found[point.name] = point
+        found[point.name] = point.value
     return found
 
 
@@ -64,9 +81,12 @@ def backend_for(device: str) -> Backend:
         BackendMissing: no backend has such a device.
         BackendError, AbiMismatch: the backend is there and cannot be used.
     """
-    sources, name = _sources(), device.partition(":")[0]
+    name = device.partition(":")[0]
+    if device in _BUILTIN:  # no other can take its name; who tries is told by `devices` and `names`
+        return _load(device, _BUILTIN[device])
+    sources = _sources()
     if name in sources:
-        backend = _load(sources[name].name, sources[name].value)
+        backend = _load(name, sources[name])
         if device == name or any(info.name == device for info in backend.devices()):
             return backend
     if name in _plugins():
@@ -93,7 +113,7 @@ def devices() -> list[DeviceInfo]:
 
 
 def _everything() -> list[Backend]:
-    loaded = [_load(point.name, point.value) for _, point in sorted(_sources().items())]
+    loaded = [_load(name, target) for name, target in sorted(_sources().items())]
     return loaded + list(_plugins().values())
 
 
@@ -123,13 +143,25 @@ def _load(name: str, target: str) -> Backend:
     """Import an entry point, call it and check what it returns."""
     where = f"backend {name}"
     try:
-        backend = EntryPoint(name, target, GROUP).load()()
+        backend = _imported(name, target)()
     except DatongError:
         raise
     except Exception as error:
         message = f"`{target}` should load, got {type(error).__name__}: {error}"
         raise BackendError(where, message, "reinstall or uninstall the package that brings it") from error
     return _checked(where, name, backend)
+
+
+def _imported(name: str, target: str) -> Callable[[], object]:
+    """The callable that `module:callable` names."""
+    if _BUILTIN.get(name) == target:
+        module, _, attribute = target.partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+    else:
+        from importlib.metadata import EntryPoint
+
+        found = EntryPoint(name, target, GROUP).load()
+    return cast(Callable[[], object], found)
 
 
 def _checked(where: str, name: str, backend: object) -> Backend:

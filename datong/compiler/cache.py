@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +110,8 @@ def _write(path: Path, data: bytes) -> None:
     """Keep the plan: a temporary file in the same directory, then a rename, so that no half plan is ever seen."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        import tempfile  # 4 ms that the warm path saves
+
         handle, name = tempfile.mkstemp(prefix=".plan-", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:

@@ -45,7 +45,7 @@ class Request:
         self.done = False
         self._detokenizer, self._stops, self._stop_ids = detokenizer, StopStrings(stops), stop_ids
         self._history = History(tokens[:])
-        self._rng = make_rng(params.seed) if params.temperature else _NO_RNG
+        self._rng = make_rng(params.seed) if params.temperature else None
         self._started = self._first = perf_counter()
 
     def take(self, logits: np.ndarray) -> bool:
@@ -119,6 +119,3 @@ class Score:
         self.sequence.scored = end
         self.done = end == len(self.logits)
         return self.done
-
-
-_NO_RNG = make_rng(0)  # greedy requests draw nothing

@@ -107,14 +107,14 @@ def make_rng(seed: int | None) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
-def sample(logits: np.ndarray, params: SamplingParams, history: History, rng: np.random.Generator) -> Sampled:
+def sample(logits: np.ndarray, params: SamplingParams, history: History, rng: np.random.Generator | None) -> Sampled:
     """Choose the next token.
 
     Args:
         logits: [vocab] f32, not changed.
         params: see the module for the order of the steps.
         history: tokens of prompt and answer so far.
-        rng: advanced by one number when temperature > 0.
+        rng: advanced by one number when temperature > 0; None: made anew, and not for temperature 0.
 
     Raises:
         DeviceError: the logits hold NaN, or none is finite.
@@ -124,7 +124,7 @@ def sample(logits: np.ndarray, params: SamplingParams, history: History, rng: np
         return Sampled(_largest(logits))
     x = _shifted(logits, params, history) if params.shifts else logits
     best = _largest(x)
-    token = best if params.temperature == 0 else _draw(x, float(x[best]), params, rng)
+    token = best if params.temperature == 0 else _draw(x, float(x[best]), params, rng or make_rng(params.seed))
     if params.logprobs is None:
         return Sampled(token)
     return _with_logprobs(logits, token, params.logprobs)

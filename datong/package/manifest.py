@@ -225,7 +225,7 @@ def decode(data: bytes, where: str) -> Manifest:
 
 def _said(error: Exception) -> str:
     """An error of msgspec as the tail of our sentence."""
-    text = str(error) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__  # names in it may hold line breaks
     return text if text[:2].isupper() else text[0].lower() + text[1:]
 
 

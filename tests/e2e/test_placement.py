@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import datong
+from datong.backends import registry
 from datong.backends.reference.backend import ReferenceBackend
 from datong.backends.registry import backend_for
 from datong.engine import devices
@@ -52,7 +53,8 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def more_devices(monkeypatch):
     extra = {"third": Third(), "maimed": Without(backend_for("cpu"), "glu")}
-    monkeypatch.setattr(devices, "backend_for", lambda name: extra.get(name) or backend_for(name))
+    for module in (devices, registry):
+        monkeypatch.setattr(module, "backend_for", lambda name: extra.get(name) or backend_for(name))
 
 
 def answer(family: str) -> tuple[np.ndarray, np.ndarray]:

@@ -30,12 +30,14 @@ def pieces() -> object:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Install entry points: name -> attribute of this module. The CPU backend stays out: it has its own tests."""
+    """Install entry points: name -> attribute of this module. The CPU backend and families stay out."""
 
     def make(**targets: str) -> None:
         points = [EntryPoint(n, f"{__name__}:{t}", registry.GROUP) for n, t in targets.items()]
         monkeypatch.setattr(registry, "entry_points", lambda group: points)
         monkeypatch.delitem(registry._BUILTIN, "cpu")
+        monkeypatch.setattr(registry, "_FAMILIES", {})
+        monkeypatch.setattr(registry, "stacks", lambda: ())
 
     registry._load.cache_clear()
     return make
@@ -91,8 +93,10 @@ def test_a_broken_backend_does_not_stand_in_the_way_of_another(install: Callable
 
 def test_two_backends_of_one_name(install: Callable[..., None]) -> None:
     install(reference="Other")
-    with pytest.raises(BackendError, match="two backends have this name"):
-        registry.backend_for("reference")
+    for ask in (registry.names, registry.devices, lambda: registry.backend_for("other")):
+        with pytest.raises(BackendError, match="two backends have this name"):
+            ask()
+    assert type(registry.backend_for("reference")) is ReferenceBackend  # whoever wants its name
 
 
 def test_a_missing_plug_in_is_an_error_with_its_name(
