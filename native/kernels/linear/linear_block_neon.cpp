@@ -7,7 +7,6 @@ namespace datong {
 namespace {
 
 struct Dot {
-  static bool usable(const CpuFeatures& cpu) { return cpu.neon; }
   static int32x4_t of(int8x16_t a, int8x16_t b) {
     return vpaddlq_s16(vmlal_high_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), a, b));
   }
@@ -25,6 +24,17 @@ struct Dot {
 
 namespace datong {
 namespace {
+
+template <Fmt F>
+bool usable(const CpuFeatures& cpu, const WeightView& w) {
+  return cpu.neon && fits<F>(w);
+}
+
+template <Fmt F>
+constexpr LinearKernel kernel(const char* name) {
+  constexpr bool n = Traits<F>::nibbles;
+  return {name, usable<F>, prepared_bytes<n>, prepare<n>, nullptr, run_rows<F>, 4};
+}
 
 constexpr LinearKernel kKernels[] = {
     kernel<Fmt::q4_0>("q4_0_neon"), kernel<Fmt::q4_1>("q4_1_neon"), kernel<Fmt::q5_0>("q5_0_neon"),

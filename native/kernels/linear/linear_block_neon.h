@@ -1,7 +1,6 @@
 // Block formats with NEON: int8 activations, R rows x T tokens at once, the vector along the row. Included by one file per
 // instruction set, which defines
 //
-//   Dot::usable(cpu)
 //   Dot::of(a, b)          int8x16 -> int32x4: the 16 products added up in some way to four sums
 //   Dot::of(a, b, c, d)    of(a, b) + of(c, d)
 //
@@ -185,7 +184,7 @@ void rows(const Matrix<F>& w, int64_t row, const uint8_t* x, const PreparedLayou
 constexpr int64_t kTokenBlockBytes = 256 * 1024;
 
 template <Fmt F>
-void run(const WeightView& view, const float*, int64_t, const void* prepared, int64_t tokens, int64_t out_begin,
+void run_rows(const WeightView& view, const float*, int64_t, const void* prepared, int64_t tokens, int64_t out_begin,
          int64_t out_end, float* y, int64_t y_stride, const Epilogue& e, void*) {
   const Matrix<F> w(view);
   const PreparedLayout layout(view.in, Traits<F>::nibbles);
@@ -201,17 +200,6 @@ void run(const WeightView& view, const float*, int64_t, const void* prepared, in
     for (; row + 2 <= out_end; row += 2) rows<F, 2>(w, row, x, layout, count, to, y_stride, part);
     for (; row < out_end; ++row) rows<F, 1>(w, row, x, layout, count, to, y_stride, part);
   }
-}
-
-template <Fmt F>
-bool usable(const CpuFeatures& cpu, const WeightView& w) {
-  return Dot::usable(cpu) && fits<F>(w);
-}
-
-template <Fmt F>
-constexpr LinearKernel kernel(const char* name) {
-  constexpr bool n = Traits<F>::nibbles;
-  return {name, usable<F>, prepared_bytes<n>, prepare<n>, nullptr, run<F>, 4};
 }
 
 }  // namespace
