@@ -39,6 +39,19 @@ inline VecI as_int(Vec v) { return reinterpret_cast<VecI>(v); }
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 
+inline Vec sqrt(Vec v) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_sqrt_ps((__m512)v);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_sqrt_ps((__m256)v);
+#elif defined(__aarch64__)
+  return (Vec)vsqrtq_f32((float32x4_t)v);
+#else
+  for (int i = 0; i < kLanes; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
+
 constexpr int32_t kIotaValues[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 inline VecI iota() {
   VecI v;

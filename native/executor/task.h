@@ -8,6 +8,7 @@
 #include "core/thread_pool.h"
 #include "executor/cache.h"
 #include "executor/value.h"
+#include "kernels/glu/glu.h"
 
 namespace datong {
 
@@ -70,6 +71,14 @@ std::unique_ptr<Task> make_task(const NodeView&, const BuildContext&);
 // Names of the operators of tier `fused` that make_task knows; ends with null.
 const char* const* fused_operators();
 
+// The gated unit that a node's attributes kind, limit and alpha name.
+struct GluUnit {
+  Glu kernel = nullptr;
+  float limit = 0, alpha = 0;
+  std::string implementation;
+};
+GluUnit read_glu(const NodeView&, const CpuFeatures&);  // throws as make_task
+
 using MakeTask = std::unique_ptr<Task> (*)(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_embedding(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_linear(const NodeView&, const BuildContext&);
@@ -84,6 +93,9 @@ std::unique_ptr<Task> make_attention(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_glu(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_elementwise(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_slice(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_scale(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_scale_groups(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_concat(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_take_rows(const NodeView&, const BuildContext&);
 
 }  // namespace datong

@@ -5,6 +5,7 @@
 // neighbours cost the same. Decoding few long sequences gives fewer items than threads: then each item's keys are cut
 // into pieces, whose results are merged after a barrier.
 #include <algorithm>
+#include <cmath>
 
 #include "core/dispatch.h"
 #include "core/error.h"
@@ -43,6 +44,8 @@ class Attention : public Task {
     softcap_ = static_cast<float>(node.number_or("softcap", 0));
     window_ = node.integer_or("window", 0);
     if (!(softcap_ >= 0) || window_ < 0) node.invalid("wants softcap >= 0 and window >= 0");
+    if (const Value* sinks = node.plain_vector(3, q_heads)) sinks_ = sinks->floats;
+    if (const Value* slopes = node.plain_vector(4, q_heads)) set_bias(node, *slopes);
     const int64_t layer = node.integer("layer");
     if (context.caches) find_cache(node, *context.caches, layer);
     const auto& variant = pick(attention_variants(), context.features);
@@ -90,6 +93,14 @@ class Attention : public Task {
   static int64_t max_partials(int threads) { return 4 * threads; }
   size_t query_floats() const { return static_cast<size_t>((kMaxRows * dim_ + 15) / 16 * 16); }
   size_t partial_floats() const { return static_cast<size_t>(kMaxRows * pad_ + 2 * kMaxRows); }
+
+  void set_bias(const NodeView& node, const Value& slopes) {
+    const std::string bias = node.word_or("bias", "none");
+    if (bias != "none" && bias != "alibi" && bias != "sqrt_alibi")
+      node.refuse("bias of kind `" + bias + "`, alibi and sqrt_alibi are known");
+    slopes_ = slopes.floats;
+    if (bias != "none") distance_ = bias == "alibi" ? Distance::linear : Distance::square_root;
+  }
 
   void find_cache(const NodeView& node, const std::vector<CacheSpec>& caches, int64_t layer) {
     for (size_t i = 0; i < caches.size(); ++i) {
@@ -153,6 +164,7 @@ class Attention : public Task {
       for (int64_t d = 0; d < dim_; ++d) queries[d * a.rows + r] = q[d] * scale_;
       a.first[r] = window_ ? std::max<int64_t>(0, position - window_ + 1) : 0;
       a.last[r] = position + 1;
+      if (distance_ != Distance::none) a.slope[r] = slopes_[static_cast<size_t>(head)];
       least = std::min(least, a.first[r]);
     }
     const int64_t start = least / kBlockSize * kBlockSize;
@@ -161,6 +173,7 @@ class Attention : public Task {
     a.end = std::min(context, a.begin + each);
     a.q = queries;
     a.softcap = softcap_;
+    a.distance = distance_;
     a.out = partial;
     a.max = partial + kMaxRows * pad_;
     a.sum = a.max + kMaxRows;
@@ -169,13 +182,20 @@ class Attention : public Task {
 
   void finish(const Run& run, const Item& item, const float* partial) const {
     const int64_t s = item.sequence, rows = new_tokens(run, s) * group_;
-    const float* sums = partial + kMaxRows * pad_ + kMaxRows;
+    const float *tops = partial + kMaxRows * pad_, *sums = tops + kMaxRows;
     for (int64_t r = 0; r < kMaxRows && item.tile * kMaxRows + r < rows; ++r) {
       const int64_t row = item.tile * kMaxRows + r, token = run.query_starts[s] + row / group_;
-      float* y = run.result(y_) + (token * heads_ * group_ + item.head * group_ + row % group_) * value_dim_;
-      const float factor = 1.0f / sums[r];
+      const int64_t head = item.head * group_ + row % group_;
+      float* y = run.result(y_) + (token * heads_ * group_ + head) * value_dim_;
+      const float factor = sinks_.empty() ? 1.0f / sums[r] : with_sink(tops[r], sums[r], sinks_[static_cast<size_t>(head)]);
       for (int64_t d = 0; d < value_dim_; ++d) y[d] = partial[r * pad_ + d] * factor;
     }
+  }
+
+  // A sink is one more key of that score, whose value is 0: it adds to the sum only. NaN of a NaN sum.
+  static float with_sink(float top, float sum, float sink) {
+    const float most = std::max(top, sink), mine = std::exp(top - most);
+    return mine / (sum * mine + std::exp(sink - most));
   }
 
   void merge(const Run& run, Team& team, int64_t pieces) const {
@@ -202,13 +222,15 @@ class Attention : public Task {
   size_t cache_index_ = 0;
   int64_t heads_, group_, dim_, value_dim_, pad_, window_;
   float scale_, softcap_;
+  std::vector<float> sinks_, slopes_;  // by query head; empty: none
+  Distance distance_ = Distance::none;
   AttentionKernel kernel_;
 };
 
 }  // namespace
 
 std::unique_ptr<Task> make_attention(const NodeView& node, const BuildContext& context) {
-  node.expect_counts(3, 3, 1);
+  node.expect_counts(3, 5, 1);
   return std::make_unique<Attention>(node, context);
 }
 

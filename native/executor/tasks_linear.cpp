@@ -228,7 +228,7 @@ std::unique_ptr<Task> make_linear_glu(const NodeView& node, const BuildContext& 
   const int64_t out = node.matrix(1).weight.view.out;
   if (node.matrix(2).weight.view.out != out) node.invalid("has gate and up of different heights");
   node.result(0, node.activation(0).lead, out);
-  task->set_glu(pick(silu_glu_variants(), context.features).kernel, node.output_index(0));
+  task->set_glu(pick(glu_variants(GluKind::silu), context.features).kernel, node.output_index(0));
   return task;
 }
 

@@ -186,24 +186,23 @@ class GluTask : public RowTask {
     const Value& gate = node.activation(0);
     if (node.activation(1, gate.width).lead != gate.lead) node.invalid("mixes tokens and rows");
     node.result(0, gate.lead, gate.width);
-    if (node.word("kind") != "silu") node.refuse("glu of kind `" + node.word("kind") + "`, only silu is known");
     lead_ = gate.lead;
     width_ = gate.width;
-    const auto& variant = pick(silu_glu_variants(), context.features);
-    kernel_ = variant.kernel;
-    implementation = std::string("glu_silu_") + variant.name;
+    unit_ = read_glu(node, context.features);
+    implementation = "glu_" + unit_.implementation;
   }
   void run(const Run& run, Team& team) const override {
     const Range r = team.share(run.count(lead_) * width_, 16);
     const int64_t n = r.end - r.begin;
-    kernel_({run.floats(gate_) + r.begin, n, run.floats(up_) + r.begin, n, run.result(y_) + r.begin, n, n ? 1 : 0, n});
+    unit_.kernel({run.floats(gate_) + r.begin, n, run.floats(up_) + r.begin, n, run.result(y_) + r.begin, n, n ? 1 : 0,
+                  n, unit_.limit, unit_.alpha});
   }
 
  private:
   int gate_, up_, y_;
   Lead lead_;
   int64_t width_;
-  Glu kernel_;
+  GluUnit unit_;
 };
 
 class ElementwiseTask : public RowTask {
@@ -289,6 +288,17 @@ class TakeRows : public RowTask {
 };
 
 }  // namespace
+
+GluUnit read_glu(const NodeView& node, const CpuFeatures& features) {
+  const std::string kind = node.word("kind");
+  for (int i = 0; i < static_cast<int>(std::size(kGluKinds)); ++i) {
+    if (kind != kGluKinds[i]) continue;
+    const auto& variant = pick(glu_variants(static_cast<GluKind>(i)), features);
+    return {variant.kernel, static_cast<float>(node.number_or("limit", 0)), static_cast<float>(node.number_or("alpha", 0)),
+            kind + "_" + variant.name};
+  }
+  node.refuse("glu of kind `" + kind + "`, silu, gelu_tanh, silu_clamp and oai are known");
+}
 
 std::unique_ptr<Task> make_embedding(const NodeView& n, const BuildContext& c) {
   n.expect_counts(2, 2, 1);

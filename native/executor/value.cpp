@@ -191,4 +191,6 @@ std::string NodeView::word(const char* attr) const {
   return a->s;
 }
 
+std::string NodeView::word_or(const char* attr, const char* otherwise) const { return find(attr) ? word(attr) : otherwise; }
+
 }  // namespace datong

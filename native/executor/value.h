@@ -59,6 +59,7 @@ class NodeView {
   double number(const char* attr) const;  // also takes an integer
   double number_or(const char* attr, double otherwise) const;
   std::string word(const char* attr) const;
+  std::string word_or(const char* attr, const char* otherwise) const;
 
   [[noreturn]] void refuse(const std::string& reason) const;   // DT_UNSUPPORTED
   [[noreturn]] void invalid(const std::string& reason) const;  // DT_INVALID

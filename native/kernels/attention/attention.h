@@ -1,6 +1,7 @@
 // Attention over a paged K/V cache: the part that one thread does for a few query rows of one K/V head.
 //
-//   s[r, j] = softcap(q[r] . K[j]);  softcap(x) = cap * tanh(x / cap), or x where cap is 0
+//   s[r, j] = softcap(q[r] . K[j]) - slope[r] * f(last[r] - 1 - j);  softcap(x) = cap * tanh(x / cap), or x where cap is 0
+//             f(d) = d, sqrt(d), or 0 (Distance)
 //   out[r]  = sum_j exp(s[r, j] - max[r]) * V[j] over the keys j in [first[r], last[r]) and [begin, end)
 //   sum[r]  = sum_j exp(s[r, j] - max[r]);  max[r] = max_j s[r, j], -inf where no key is seen
 //
@@ -40,6 +41,9 @@ struct CacheLayer {
   int64_t kv_heads, key_dim, value_dim, value_pad;
 };
 
+// What the bias of a row grows with: the distance of the key from the row's own place, which is last - 1.
+enum class Distance { none, linear, square_root };
+
 struct AttentionArgs {
   const CacheLayer* layer;
   int64_t head;                  // K/V head
@@ -49,6 +53,8 @@ struct AttentionArgs {
   const float* q;                // [key_dim, rows], already multiplied with the softmax scale
   int64_t first[kMaxRows], last[kMaxRows];
   float softcap;
+  Distance distance;
+  float slope[kMaxRows];         // read unless distance is none
   float* out;                    // [rows, value_pad]
   float* max;                    // [rows]
   float* sum;                    // [rows]

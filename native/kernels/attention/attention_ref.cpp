@@ -35,6 +35,8 @@ void attend_ref(const AttentionArgs& a) {
       for (int64_t d = 0; d < l.key_dim; ++d)
         s += a.q[d * a.rows + r] * get(l.keys, (block * l.key_dim + d) * kBlockSize + slot, l.type);
       if (a.softcap > 0) s = a.softcap * std::tanh(s / a.softcap);
+      const float far = static_cast<float>(a.last[r] - 1 - j);
+      if (a.distance != Distance::none) s -= a.slope[r] * (a.distance == Distance::linear ? far : std::sqrt(far));
       if (s > max) {  // rescale what was added under the smaller maximum
         const float shrink = std::exp(max - s);
         for (int64_t d = 0; d < l.value_dim; ++d) out[d] *= shrink;

@@ -74,11 +74,16 @@ inline float softmax_update(const AttentionArgs& a, int r, float* scores, int64_
   const bool all = from == 0 && to == n;
   const VecI low = splat_int(static_cast<int32_t>(from)), high = splat_int(static_cast<int32_t>(to));
   Vec top = splat(kMinusInf);
-  if (!all || a.softcap > 0) {
+  if (!all || a.softcap > 0 || a.distance != Distance::none) {
+    const VecI own = splat_int(static_cast<int32_t>(a.last[r] - 1 - start));
     for (int64_t i = 0; i < n; i += kLanes) {
       Vec s = load(scores + i);
       if (a.softcap > 0) s = soft_cap(s, a.softcap);
       const VecI index = iota() + static_cast<int32_t>(i);
+      if (a.distance != Distance::none) {
+        const Vec far = max(__builtin_convertvector(own - index, Vec), Vec{});
+        s -= a.slope[r] * (a.distance == Distance::linear ? far : sqrt(far));
+      }
       store(scores + i, (index >= low) & (index < high) ? s : splat(kMinusInf));
     }
   }

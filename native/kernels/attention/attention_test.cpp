@@ -1,4 +1,4 @@
-// Each variant against _ref over a scrambled block table: all row counts, odd dims, windows, softcap, cut key ranges;
+// Each variant against _ref over a scrambled block table: all row counts, odd dims, windows, softcap, biases, cut ranges;
 // _ref itself against attention written out in double precision. Storing is bit for bit that of _ref.
 #include "kernels/attention/attention.h"
 
@@ -43,7 +43,7 @@ struct Result {
 };
 
 static AttentionArgs arguments(const Scene& s, const std::vector<float>& q, int rows, int64_t window, float softcap,
-                               int64_t begin, int64_t end, Result& r) {
+                               Distance distance, int64_t begin, int64_t end, Result& r) {
   AttentionArgs a{};
   a.layer = &s.layer;
   a.head = s.kv_heads - 1;
@@ -57,23 +57,27 @@ static AttentionArgs arguments(const Scene& s, const std::vector<float>& q, int 
   }
   a.q = q.data();
   a.softcap = softcap;
+  a.distance = distance;
+  for (int i = 0; i < rows; ++i) a.slope[i] = std::pow(0.7f, static_cast<float>(i + 1));
   a.out = r.out.data();
   a.max = r.max;
   a.sum = r.sum;
   return a;
 }
 
-static void check_definition() {
+static void check_definition(Distance distance) {
   Scene s(2, 5, 3, 40, CacheType::f32);
   s.store(attention_variants().back().kernel);
   const auto q = random_floats(5, 3, 0.2f);
   Result r(s.layer.value_pad);
-  const AttentionArgs a = arguments(s, q, 1, 0, 0, 0, 40, r);
+  const AttentionArgs a = arguments(s, q, 1, 0, 0, distance, 0, 40, r);
   attend_ref(a);
   double sum = 0, out[3] = {};
   for (int64_t j = 0; j < 40; ++j) {
     double score = 0;
     for (int64_t d = 0; d < 5; ++d) score += double(q[static_cast<size_t>(d)]) * s.k[static_cast<size_t>((j * 2 + 1) * 5 + d)];
+    const double far = static_cast<double>(39 - j), slope = 0.7f;
+    if (distance != Distance::none) score -= slope * (distance == Distance::linear ? far : std::sqrt(far));
     const double p = std::exp(score);
     sum += p;
     for (int64_t d = 0; d < 3; ++d) out[d] += p * s.v[static_cast<size_t>((j * 2 + 1) * 3 + d)];
@@ -82,17 +86,18 @@ static void check_definition() {
     CHECK(std::fabs(r.out[d] / r.sum[0] - out[d] / sum) < 1e-5, "definition: %g %g", r.out[d] / r.sum[0], out[d] / sum);
 }
 
-static void compare(const Variant<AttentionKernel>& variant, Scene& s, int rows, int64_t window, float softcap) {
+static void compare(const Variant<AttentionKernel>& variant, Scene& s, int rows, int64_t window, float softcap,
+                    Distance distance = Distance::none) {
   const auto q = random_floats(rows * s.key_dim, 21, 0.2f);
   const int64_t pad = s.layer.value_pad;
   Result want(pad), got(pad), other(pad);
-  attend_ref(arguments(s, q, rows, window, softcap, 0, s.context, want));
-  variant.kernel.attend(arguments(s, q, rows, window, softcap, 0, s.context, got));
+  attend_ref(arguments(s, q, rows, window, softcap, distance, 0, s.context, want));
+  variant.kernel.attend(arguments(s, q, rows, window, softcap, distance, 0, s.context, got));
   // the same in two cuts, merged
   Result first(pad);
   const int64_t cut = s.context / 2 / kBlockSize * kBlockSize;
-  variant.kernel.attend(arguments(s, q, rows, window, softcap, 0, cut, first));
-  variant.kernel.attend(arguments(s, q, rows, window, softcap, cut, s.context, other));
+  variant.kernel.attend(arguments(s, q, rows, window, softcap, distance, 0, cut, first));
+  variant.kernel.attend(arguments(s, q, rows, window, softcap, distance, cut, s.context, other));
   for (int r = 0; r < rows; ++r) {
     merge_attention(first.out.data() + r * pad, &first.max[r], &first.sum[r], other.out.data() + r * pad, other.max[r],
                     other.sum[r], pad);
@@ -108,7 +113,7 @@ static void compare(const Variant<AttentionKernel>& variant, Scene& s, int rows,
 }
 
 int main() {
-  check_definition();
+  for (Distance distance : {Distance::none, Distance::linear, Distance::square_root}) check_definition(distance);
   const CpuFeatures features = detect_cpu_features();
   for (const auto& variant : attention_variants()) {
     if (!variant.usable(features)) continue;
@@ -125,6 +130,8 @@ int main() {
               compare(variant, s, rows, 1, 0);
               compare(variant, s, rows, 50, 0);
               compare(variant, s, rows, 50, 2.0f);
+              compare(variant, s, rows, 0, 0, Distance::linear);
+              compare(variant, s, rows, 50, 2.0f, Distance::square_root);
             }
           }
         }

@@ -13,9 +13,11 @@ namespace datong {
 static const Variant<Elementwise> kAdd[] = {DATONG_VARIANTS(add)};
 static const Variant<Elementwise> kMul[] = {DATONG_VARIANTS(mul)};
 static const Variant<Elementwise> kSigmoid[] = {DATONG_VARIANTS(sigmoid)};
+static const Variant<Scale> kScale[] = {DATONG_VARIANTS(scale)};
 
 std::span<const Variant<Elementwise>> add_variants() { return kAdd; }
 std::span<const Variant<Elementwise>> mul_variants() { return kMul; }
 std::span<const Variant<Elementwise>> sigmoid_variants() { return kSigmoid; }
+std::span<const Variant<Scale>> scale_variants() { return kScale; }
 
 }  // namespace datong

@@ -5,5 +5,6 @@ namespace datong {
 void add_neon(const float* a, const float* b, float* y, int64_t n) { add_simd(a, b, y, n); }
 void mul_neon(const float* a, const float* b, float* y, int64_t n) { mul_simd(a, b, y, n); }
 void sigmoid_neon(const float* a, const float*, float* y, int64_t n) { sigmoid_simd(a, y, n); }
+void scale_neon(const float* a, float factor, float* y, int64_t n) { scale_simd(a, factor, y, n); }
 
 }  // namespace datong

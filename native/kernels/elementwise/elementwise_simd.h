@@ -17,6 +17,12 @@ inline void mul_simd(const float* a, const float* b, float* y, int64_t n) {
   for (; i < n; ++i) y[i] = a[i] * b[i];
 }
 
+inline void scale_simd(const float* a, float factor, float* y, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, load(a + i) * factor);
+  for (; i < n; ++i) y[i] = a[i] * factor;
+}
+
 inline void sigmoid_simd(const float* a, float* y, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(y + i, 1.0f / (1.0f + exp(-load(a + i))));

@@ -28,7 +28,22 @@ static void compare(const char* op, std::span<const Variant<Elementwise>> varian
   }
 }
 
+static void compare_scale() {
+  const CpuFeatures features = detect_cpu_features();
+  for (const auto& variant : scale_variants()) {
+    if (!variant.usable(features)) continue;
+    for (int64_t n : {0, 1, 7, 8, 9, 17, 1000}) {
+      auto a = random_floats(n, 3, 10);
+      Guarded got(n);
+      variant.kernel(a.data(), -0.7f, got.data(), n);
+      for (int64_t i = 0; i < n; ++i) CHECK(got.data()[i] == a[static_cast<size_t>(i)] * -0.7f, "scale %s", variant.name);
+      CHECK(got.intact(), "scale %s writes outside", variant.name);
+    }
+  }
+}
+
 int main() {
+  compare_scale();
   compare("add", add_variants(), 0);
   compare("mul", mul_variants(), 0);
   compare("sigmoid", sigmoid_variants(), 1e-12);
