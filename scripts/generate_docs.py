@@ -181,7 +181,7 @@ def chip_page(name: str) -> str:
         f"{UNMEASURED}\n{EVIDENCE.format(name=first)}\n\n",
         "Grades: A the vendor's own repository or documentation, B a third party that integrates the chip, C press or\n"
         "wiki (not acted on), unknown: looked for and not found. [All chips](README.md)\n",
-        *(f"\n- {note}" for note in stack.notes),
+        *(f"\n- {note}\n" for note in stack.notes),
     ]
     places: dict[str, list[tuple[str, Fact[Any]]]] = {}
     for place, fact in facts(stack):
