@@ -22,7 +22,7 @@ def create(device: str) -> Backend:
     Raises BackendMissing when PyTorch, the adapter or the device is not there.
     """
     target = targets.target_for(device)
-    targets.require(target)
+    targets.require_build(target)
     if target.chip is not None and target.chip.stack.adapter.kind == "privateuse1":
         from datong.backends.worker import RemoteBackend
 
@@ -33,7 +33,7 @@ def create(device: str) -> Backend:
 def here(device: str, without: Iterable[str] = ()) -> TorchBackend:
     """The same in this process, perhaps without some operators. Imports torch."""
     target = targets.target_for(device)
-    targets.require(target)
+    targets.require_build(target)
     from datong.backends.torch.backend import TorchBackend
 
     return TorchBackend(target, without=without)

@@ -40,7 +40,7 @@ class TorchExecutable:
         self, part: Part, package: str, target: Target, device: torch.device, settings: Settings, guard: Guard
     ) -> None:
         self._part, self._target, self._device, self._settings, self._guard = part, target, device, settings, guard
-        self._weights = WeightStore(package, part.values, target, device, settings.dtype)
+        self._weights = WeightStore(package, part, target, device, settings.dtype)
         builder = Builder(part, target, settings, self._weights)
         self._inputs = {name: builder.write(name) for name in part.inputs}
         self._placed = []

@@ -12,6 +12,7 @@ max_tokens, max_rows, isa                           accepted, without meaning he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -80,9 +81,9 @@ def _auto(target: Target, part: Part) -> str:
         raise DeviceError(target.name, "the chip should have an element type for activations, it has none of f32 …")
     weighed: dict[str, int] = {}
     for value in part.values.values():
-        if value.kind == "weight" and len(value.shape) == 2:
+        if value.kind == "weight" and len(value.shape) >= 2:
             form = formats.BY_NAME[value.format]
             name = (target.unpacked or "bf16") if form.block else form.name
-            weighed[name] = weighed.get(name, 0) + int(value.shape[0]) * int(value.shape[1])
+            weighed[name] = weighed.get(name, 0) + math.prod(int(dim) for dim in value.shape)
     wanted = max(weighed, key=lambda name: weighed[name], default="f32")
     return next(name for name in _NEAREST[wanted] if target.is_legal(name))

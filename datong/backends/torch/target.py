@@ -10,10 +10,12 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from datong.backends.torch.binding import Terms
 from datong.backends.torch.fused import resolve
+from datong.chips.detect import here as survey
 from datong.chips.load import Chip, find
 from datong.chips.schema import Fact
 from datong.errors import BackendMissing
@@ -110,7 +112,8 @@ def target_for(device: str) -> Target:
     """The target that a device name means: `torch:cpu`, `torch:cuda:1`, `metax:0`. Raises BackendMissing."""
     family, _, rest = device.partition(":")
     if family != "torch":
-        return chip_target(device, find(family), _index(device, rest))
+        index = _index(device, rest)  # the card that is here may be of a later generation than the stack's first
+        return chip_target(device, survey().chip(family, int(index or 0)) or find(family), index)
     kind, _, index = rest.partition(":")
     if kind == "cpu" and not index:
         return cpu_target(device)
@@ -125,6 +128,20 @@ def require(target: Target) -> None:
         raise BackendMissing(target.name, "PyTorch should be installed, there is no module `torch`", INSTALL)
     if target.module and not installed(target.module):
         text = f"its PyTorch adapter `{target.package}` should be installed, there is no module `{target.module}`"
+        raise BackendMissing(target.name, text, _doctor())
+
+
+def require_build(target: Target) -> None:
+    """Raises BackendMissing when the chip needs its vendor's build of PyTorch and another one is installed.
+
+    Such a build calls its devices `cuda`, as every other vendor's does, so the device alone says nothing.
+    """
+    require(target)
+    adapter = target.chip.stack.adapter if target.chip else None
+    suffix = _text(target.chip.stack.identity.torch_version_suffix) if target.chip else ""
+    version = metadata.version("torch")
+    if adapter is not None and adapter.kind == "cuda-build" and suffix and suffix not in version:
+        text = f"PyTorch should be its vendor's build, a version with `{suffix}`, it is {version}"
         raise BackendMissing(target.name, text, _doctor())
 
 

@@ -36,9 +36,14 @@ def linear_multi(node: Node, builder: Builder) -> str:
 
 
 def linear_glu(node: Node, builder: Builder) -> str:
-    """A gated pair: one product, then silu of its first half times its second."""
+    """A gated pair: one product, then the activation, which a vendor may have for both halves side by side."""
     product = builder.weights.product(node.inputs[1:3])
     source, target = builder.read(node.inputs[0]), builder.write(node.outputs[0])
+    found = builder.vendor("glu", node)
+    if found is not None:
+        name, _, joined = found
+        builder.emit(unary(source, target, lambda x: joined(product(x))))
+        return f"torch linear, 2 stacked; {name}"
 
     def run(frame: Frame) -> None:
         gate, up = product(frame.registers[source]).chunk(2, 1)
