@@ -7,7 +7,7 @@ the same rules. Every fact is a table `{ value, grade, source, note }`:
            unknown: looked for and not found; such a fact has no value, and code treats it as not given
     source where it was read, so that a reader can find it
 
-Only facts of grade A or B may decide what code does; C is for people to read.
+A list has the lowest grade of its entries. Only facts of grade A or B may decide what code does; C is for people.
 """
 
 from __future__ import annotations
