@@ -52,7 +52,8 @@ def windows(decoder: Decoder) -> tuple[int, ...]:
 
 def test_every_family_file_is_registered() -> None:
     folder = Path(registry.__file__).parent / "models"
-    assert {p.stem for p in folder.glob("*.py")} - {"__init__", "decoder", "layers"} == set(registry.FAMILIES) - {"step3p7"}
+    files = {p.stem for p in folder.glob("*.py")} - {"__init__", "decoder", "layers"}
+    assert files == set(registry.FAMILIES) - {"step3p7"}  # which is in step3p5.py
 
 
 @pytest.mark.parametrize("model_type", [None, "gpt2", 3, ["llama"]])
