@@ -25,6 +25,9 @@ from datong.backends.torch.layouts import Pair
 from datong.spec.program import Node
 
 _SDPA = functional.scaled_dot_product_attention
+# PyTorch's attention on the processor computes whole blocks of 512 keys, also those that causality hides. Measured with
+# 9 heads of 64 channels, 512 new tokens, one thread of an AMD EPYC: 8.9 ms at once, 5.6 by 32, 5.8 by 64, 7.1 by 128.
+ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,12 @@ class _Form:
     sinks: Tensor | None = None  # [Hq]
     slopes: Tensor | None = None  # [Hq] f32
     bias: str = "none"
+    rows: int = 0  # new tokens of a sequence that are computed at once; 0: all
+
+    @property
+    def plain(self) -> bool:
+        """Can PyTorch's operator say it?"""
+        return not self.softcap and self.sinks is None and self.slopes is None
 
     # ---- keys and values of a sequence -------------------------------------------------------------------------
 
@@ -77,9 +86,13 @@ class _Form:
                 k, v = key[mine].transpose(0, 1)[None], value[mine].transpose(0, 1)[None]
             else:
                 k, v = self.seen(cache, reach, q.dtype)
-            causal = reach.fresh and (not self.window or reach.new <= self.window)
+            cut = 0 < self.rows < reach.new and self.plain
+            causal = reach.fresh and (not self.window or reach.new <= self.window) and not cut
             if not causal and reach.mask is None:
                 reach.mask = _mask(reach, self.window, q)
+            if cut and reach.mask is not None:
+                results.append(self.in_turn(q[mine].transpose(0, 1)[None], k, v, reach.mask)[0].transpose(0, 1))
+                continue
             far = None
             if self.slopes is not None:
                 query = torch.arange(reach.length - reach.new, reach.length, dtype=torch.int32, device=q.device)
@@ -87,6 +100,17 @@ class _Form:
             y = self.attend(q[mine].transpose(0, 1)[None], k, v, None if causal else reach.mask, causal, far)
             results.append(y[0].transpose(0, 1))
         return results[0] if len(results) == 1 else torch.cat(results)
+
+    def in_turn(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Some new tokens at a time, each time with no more keys than the last of them sees."""
+        new, length = mask.shape
+        results = []
+        for start in range(0, new, self.rows):
+            stop = min(start + self.rows, new)
+            seen = length - new + stop
+            own = q[:, :, start:stop], k[:, :, :seen], v[:, :, :seen], mask[start:stop, :seen]
+            results.append(self.attend(*own, False, None))
+        return torch.cat(results, 2)
 
     def decode_each(self, q: Tensor, cache: tuple[Tensor, Tensor], frame: Frame) -> Tensor:
         """Stage three, one by one: q [S, Hq, D] -> [S, Hq, Dv]. Every key that is seen counts, so there is no mask."""
@@ -122,7 +146,7 @@ class _Form:
         q [S, H, t, D] (t new tokens of Hq heads, or one token's heads in the groups of Hkv), k [S, Hkv, n, D],
         v [S, Hkv, n, Dv]; mask is added to scores; far [.., n] is how far each key lies behind -> [S, H, t, Dv].
         """
-        if not self.softcap and self.sinks is None and far is None:
+        if self.plain:
             grouped = q.shape[1] != k.shape[1]
             return _SDPA(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped)
         group, per_head = q.shape[1] // k.shape[1], (1, q.shape[1], -1, 1)
@@ -181,6 +205,7 @@ def attention(node: Node, builder: Builder) -> str:
         builder.weights.get(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None,
         _vector(builder, node.inputs[4]) if len(node.inputs) > 4 and attrs.get("bias", "none") != "none" else None,
         str(attrs.get("bias", "none")),
+        ROWS if builder.target.device == "cpu" else 0,
     )
     chosen = {stage: builder.vendor(f"attention.{stage}", node) for stage in ("write", "prefill", "decode")}
     write, prefill, decode = (found[2] if found else None for found in chosen.values())
