@@ -18,6 +18,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from datong.errors import TokenizerError
+from datong.importer.gguf import tokenizer
 from datong.importer.gguf.keys import Keys
 from datong.importer.gguf.pretokenizers import TABLE
 from datong.importer.gguf.reader import read_gguf
@@ -237,3 +238,9 @@ def test_another_number_of_tokens_than_rows(raw: SimpleNamespace, save: Save) ->
     read = Keys(read_gguf(save(raw.file(raw.spm_keys(), []))).values, "m.gguf")
     with pytest.raises(TokenizerError, match=r"`tokenizer.ggml.tokens` has 265 tokens, the model's vocabulary has 300"):
         read_vocabulary(read, 300)
+
+
+def test_merges_are_texts_unless_a_token_holds_a_space():
+    assert tokenizer._written([["a", "b"], ["ab", "c"]]) == ["a b", "ab c"]
+    spaced = [["a", "b"], ["a ", "b"]]
+    assert tokenizer._written(spaced) == spaced
