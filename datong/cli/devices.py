@@ -21,7 +21,7 @@ Simulated = Annotated[bool, typer.Option("--simulated", help="List the simulated
 
 
 def devices(why: Why = False, simulated: Simulated = False, as_json: options.Json = False) -> None:
-    """List what programs can run on, and the AI chips in this machine.
+    """List what runs programs, and the AI chips here.
 
     The evidence says how we know that programs run on a device.
     """

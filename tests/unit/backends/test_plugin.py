@@ -156,7 +156,11 @@ _HEADS = {"layer": 0, "num_heads": 2, "num_kv_heads": 2, "scale": 1.0}
             "wants width 8 for input 1",
         ),
         (Node("add", "a", ("x", "x"), ("y",)), _values(_X, ("y", "temp", (TOKENS, 9))), "is declared [T, 9]"),
-        (Node("glu", "g", ("x", "x"), ("y",), {"kind": "gelu"}), _values(_X, _Y), "only silu is known"),
+        (
+            Node("glu", "g", ("x", "x"), ("y",), {"kind": "gelu"}),
+            _values(_X, _Y),
+            "silu, gelu_tanh, silu_clamp and oai are known",
+        ),
         (Node("glu", "g", ("x", "x"), ("y",)), _values(_X, _Y), "lacks the text attribute `kind`"),
         (Node("linear", "l", ("x", "w"), ("y",)), _values(_X, _Y, ("w", "weight", (8, 9))), "matrix of 9 columns"),
         (Node("linear", "l", ("x", "x"), ("y",)), _values(_X, _Y), "wants a weight matrix as input 1"),
