@@ -11,7 +11,6 @@ answers otherwise than it did (a driver or a kernel was added or lost): it is as
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ import msgspec
 from datong import env
 from datong.compiler import files, plan
 from datong.errors import CompileError, PackageError
+from datong.importer.digest import sha256
 from datong.package.manifest import GRAPH
 from datong.package.reader import Package
 from datong.spec.backend import Backend
@@ -61,7 +61,7 @@ def plan_path(
 ) -> Path:
     """Where the plan lies, or would. Raises PackageError when graph.onnx cannot be read."""
     try:
-        graph = hashlib.sha256((package.root / GRAPH).read_bytes()).hexdigest()
+        graph = sha256((package.root / GRAPH).read_bytes())
     except OSError as error:
         raise PackageError("compile", f"`{GRAPH}` of the package cannot be read: {error.strerror}") from error
     facts = [
@@ -76,7 +76,7 @@ def plan_path(
         fuse,
         [[b.name, list(b.api_version), sorted(b.fusions())] for b in backends],
     ]
-    return env.cache_dir() / "plans" / f"{hashlib.sha256(msgspec.json.encode(facts)).hexdigest()}.json"
+    return env.cache_dir() / "plans" / f"{sha256(msgspec.json.encode(facts))}.json"
 
 
 def _read(path: Path) -> Program | None:

@@ -10,7 +10,6 @@ Source: safetensors format description and its reference reader's rules (`valida
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datong.errors import CheckpointError
+from datong.importer.digest import sha256
 from datong.importer.show import show
 
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
@@ -91,7 +91,7 @@ def parse_header(where: str, head: bytes, file_size: int) -> Header:
         key=lambda item: (item[1].offset, item[1].length, item[0]),
     )
     _check_cover(where, entries, start, file_size)
-    return Header(dict(entries), metadata, start, file_size, hashlib.sha256(head[:start]).hexdigest())
+    return Header(dict(entries), metadata, start, file_size, sha256(head[:start]))
 
 
 def _header_length(where: str, prefix: bytes, file_size: int) -> int:

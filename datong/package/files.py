@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,6 +60,8 @@ def read_bounded(path: Path, limit: int, where: str) -> bytes:
 
 def sha256_file(path: Path, progress: Progress | None = None) -> str:
     """Content hash, streamed. Raises PackageError when the file cannot be read."""
+    import hashlib  # late: importer/digest.py says why
+
     tell, done, digest = watch(progress), 0, hashlib.sha256()
     total = path.stat().st_size if path.is_file() else 0
     for chunk in read_chunks(path):
@@ -72,6 +73,8 @@ def sha256_file(path: Path, progress: Progress | None = None) -> str:
 
 def write_stream(path: Path, chunks: Iterator[bytes], what: str, total: int, progress: Progress | None) -> str:
     """Write `chunks` into a new file, on disk when this returns; gives the SHA-256. OSError passes through."""
+    import hashlib  # late: importer/digest.py says why
+
     tell, done, digest = watch(progress), 0, hashlib.sha256()
     with open(path, "xb") as f:
         for chunk in chunks:

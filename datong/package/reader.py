@@ -6,7 +6,6 @@ graph is parsed when asked for, weights are mapped when touched. Nothing here im
 
 from __future__ import annotations
 
-import hashlib
 import math
 import mmap
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 
 from datong import dtypes
 from datong.errors import CheckpointError, DtypeError, IntegrityError, PackageError
+from datong.importer.digest import sha256
 from datong.importer.safetensors import Entry, Header, read_header
 from datong.package import texts
 from datong.package.files import read_bounded
@@ -66,7 +66,7 @@ class Package:
         """The bytes of a small file, held against the manifest. Raises IntegrityError when they were changed."""
         data = read_bounded(self.path(name), limit, name)
         entry = self.manifest.file(name)
-        if entry and entry.sha256 and hashlib.sha256(data).hexdigest() != entry.sha256:
+        if entry and entry.sha256 and sha256(data) != entry.sha256:
             raise IntegrityError(name, f"the content should have SHA-256 {entry.sha256[:12]}…, it has another", AGAIN)
         return data
 
@@ -154,7 +154,7 @@ def open_package(path: str | Path, *, weights_root: Path | None = None) -> Packa
         raise PackageError("open", f"`{path}` has no {NAME}, so it is not a package yet", f"run: datong import {path}")
     data = read_bounded(resolve_inside(root, NAME, NAME), MAX_BYTES, NAME)
     manifest = decode(data, NAME)
-    package = Package(root, weights_root or root, manifest, hashlib.sha256(data).hexdigest())
+    package = Package(root, weights_root or root, manifest, sha256(data))
     for entry in manifest.files:
         _check_file(package, entry)
     return package

@@ -13,7 +13,6 @@ in the user's cache; a `cache.json` anywhere else is never read.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -24,6 +23,7 @@ import msgspec
 import datong
 from datong import env
 from datong.errors import DatongError, PackageError
+from datong.importer.digest import sha256
 from datong.package import known
 from datong.package.create import is_gguf
 from datong.package.files import Progress, locked
@@ -70,7 +70,7 @@ def resolve(name: str | Path, progress: Progress | None = None) -> Package:
 def entry_of(source: Path) -> Path:
     """The cache entry of a checkpoint, whether it exists or not."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem if source.is_file() else source.name)[:64] or "model"
-    key = hashlib.sha256(str(source).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    key = sha256(str(source).encode("utf-8", "surrogateescape"))[:16]
     return env.cache_dir() / "packages" / f"{stem}-{key}"
 
 
@@ -144,8 +144,6 @@ def _note(source: Path) -> Note:
 
 def _version() -> str:
     """Version of Datong and of the code that imports; reads about 30 small files, 1 ms."""
-    digest = hashlib.sha256()
     root = Path(datong.__file__).parent
-    for path in sorted((*root.glob("importer/**/*.py"), *root.glob("package/*.py"))):
-        digest.update(path.read_bytes())
-    return f"{datong.__version__}+{digest.hexdigest()[:12]}"
+    files = sorted((*root.glob("importer/**/*.py"), *root.glob("package/*.py")))
+    return f"{datong.__version__}+{sha256(b''.join(path.read_bytes() for path in files))[:12]}"

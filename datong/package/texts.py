@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from datong.errors import PackageError
+from datong.importer.digest import sha256
 from datong.package.manifest import TextHashes
 
 MAX_BYTES = 256 << 20  # of one text file; the largest tokenizer.json seen is 35 MB
@@ -49,8 +49,8 @@ def text_hashes(texts: Mapping[str, bytes]) -> TextHashes:
     tokenizer = texts.get("tokenizer.json")
     template = template_of(texts)
     return TextHashes(
-        hashlib.sha256(tokenizer).hexdigest() if tokenizer is not None else None,
-        hashlib.sha256(template.encode()).hexdigest() if template is not None else None,
+        sha256(tokenizer) if tokenizer is not None else None,
+        sha256(template.encode()) if template is not None else None,
         None,
     )
 
