@@ -13,7 +13,11 @@ import datong
 
 GOLDENS = Path(__file__).resolve().parents[1] / "data" / "goldens"
 FAMILIES = ["internlm2", "internlm3", "llama3", "llama3_sharded", "qwen2", "qwen3", "smollm2"]
+FAMILIES += ["glm4", "neo_chat", "step1"]
+EXPERTS = ["glm4_moe", "gpt_oss", "minimax_m2", "qwen3_moe", "step3_text", "step3p5", "step3p7"]
 DEVICES = ["reference", "cpu"]
+# The CPU kernels have no mixture of experts yet.
+BOTH = [(family, device) for family in FAMILIES for device in DEVICES] + [(family, "reference") for family in EXPERTS]
 BOUND = 2e-3  # tests/data/goldens/README.md
 
 
@@ -45,8 +49,7 @@ def answer(family: str) -> tuple[np.ndarray, np.ndarray]:
     return stored["input_ids"][0], stored["logits"][0]
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "device"), BOTH)
 def test_whole_prompt(load, family, device):
     ids, logits = answer(family)
     got = load(family, device).logits(ids)
@@ -55,15 +58,13 @@ def test_whole_prompt(load, family, device):
 
 
 @pytest.mark.parametrize("step_tokens", [7, 1], ids=["chunks", "token by token"])
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "device"), BOTH)
 def test_cut_into_steps(load, family, device, step_tokens):
     ids, logits = answer(family)
     assert np.abs(load(family, device, step_tokens=step_tokens).logits(ids) - logits).max() <= BOUND
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "device"), BOTH)
 def test_batch_of_unequal_sequences(load, family, device):
     ids, logits = answer(family)
     lengths = [24, 1, 9, 17, 2]
