@@ -36,7 +36,8 @@ class Builder:
         self.layouts = pair_of(target)
         self.terms = target.terms(settings.dtype, settings.cache_dtype) if settings.fused else None
         # sequences that decode, in turn instead of at once: their keys are read in place
-        self.one_by_one = target.places and not settings.buckets
+        in_place = self.layouts.keys.in_place and self.layouts.values.in_place
+        self.one_by_one = target.places and in_place and not settings.buckets
         self.closures: list[Closure] = []
         self.capturable = True
         self.unused: list[str] = []  # vendor operators that refused the node that is being lowered, with the reason

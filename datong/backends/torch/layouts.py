@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 class Layout(Protocol):
-    """One tensor per layer and kind."""
+    """One tensor per layer and kind. `in_place`: has it spans?"""
+
+    in_place: bool
 
     def shape(self, blocks: int, block_size: int, heads: int, dim: int, itemsize: int) -> tuple[int, ...]:
         """Of the tensor that holds `blocks` blocks."""
@@ -33,12 +35,14 @@ class Layout(Protocol):
     def gather(self, cache: Tensor, blocks: Tensor) -> Tensor:
         """Whole blocks in the order of blocks [S, M] -> [S, H, M*bs, D]."""
 
-    def span(self, cache: Tensor, start: int, length: int) -> Tensor | None:
-        """Tokens start .. start+length of the cache seen as one row of slots, [1, H, length, D], without a copy."""
+    def span(self, cache: Tensor, start: int, length: int) -> Tensor:
+        """Slots start .. start+length of the cache, [1, H, length, D], without a copy; only where `in_place`."""
 
 
 class Nhd:
     """[blocks, bs, H, D]."""
+
+    in_place = True
 
     def shape(self, blocks: int, block_size: int, heads: int, dim: int, itemsize: int) -> tuple[int, ...]:
         """See Layout."""
@@ -57,13 +61,15 @@ class Nhd:
         picked = cache.index_select(0, blocks.reshape(-1))
         return picked.view(blocks.shape[0], -1, cache.shape[2], cache.shape[3]).transpose(1, 2)
 
-    def span(self, cache: Tensor, start: int, length: int) -> Tensor | None:
+    def span(self, cache: Tensor, start: int, length: int) -> Tensor:
         """See Layout."""
         return cache.view(1, -1, cache.shape[2], cache.shape[3]).narrow(1, start, length).transpose(1, 2)
 
 
 class Hnd:
     """[blocks, H, bs, D]."""
+
+    in_place = False
 
     def shape(self, blocks: int, block_size: int, heads: int, dim: int, itemsize: int) -> tuple[int, ...]:
         """See Layout."""
@@ -80,9 +86,9 @@ class Hnd:
         picked = cache.index_select(0, blocks.reshape(-1)).view(count, width, heads, size, dim)
         return picked.transpose(1, 2).reshape(count, heads, width * size, dim)
 
-    def span(self, cache: Tensor, start: int, length: int) -> Tensor | None:
+    def span(self, cache: Tensor, start: int, length: int) -> Tensor:
         """See Layout: blocks of one head do not lie side by side."""
-        return None
+        raise NotImplementedError(f"{type(self).__name__} has no spans")
 
 
 class KeysByX(Hnd):

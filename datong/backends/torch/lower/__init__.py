@@ -25,13 +25,15 @@ class Lowering:
     stages: tuple[str, ...] = ()  # of attention: each may be the vendor's or composed, `emit` sees to it
 
 
+_PRODUCT = ("aten::linear", "aten::mm", "aten::addmm")
+
 LOWER: dict[str, Lowering] = {
     "embedding": Lowering(rows.embedding, ("aten::index_select",)),
     "take_rows": Lowering(rows.take_rows, ("aten::index_select",)),
-    "linear": Lowering(linear.linear, ("aten::linear",)),
-    "linear_multi": Lowering(linear.linear_multi, ("aten::linear", "aten::split")),
-    "linear_glu": Lowering(linear.linear_glu, ("aten::linear", "aten::chunk", "aten::silu", "aten::mul")),
-    "linear_add": Lowering(linear.linear_add, ("aten::linear", "aten::addmm", "aten::add")),
+    "linear": Lowering(linear.linear, _PRODUCT),
+    "linear_multi": Lowering(linear.linear_multi, (*_PRODUCT, "aten::split_with_sizes")),
+    "linear_glu": Lowering(linear.linear_glu, ("aten::linear", "aten::mm", "aten::chunk", "aten::silu", "aten::mul_")),
+    "linear_add": Lowering(linear.linear_add, ("aten::linear", "aten::addmm", "aten::add_")),
     "rms_norm": Lowering(norm.rms_norm, ("aten::rms_norm",)),
     "add_rms_norm": Lowering(norm.add_rms_norm, ("aten::add", "aten::rms_norm")),
     "rope_table": Lowering(rope.rope_table, ("aten::to", "aten::mul", "aten::cos", "aten::sin")),
@@ -41,7 +43,7 @@ LOWER: dict[str, Lowering] = {
         ("aten::scaled_dot_product_attention", "aten::index_select", "aten::index_put_"),
         ("attention.write", "attention.prefill", "attention.decode"),
     ),
-    "glu": Lowering(elementwise.glu, ("aten::silu", "aten::mul")),
+    "glu": Lowering(elementwise.glu, ("aten::silu", "aten::mul_")),
     "add": Lowering(elementwise.add, ("aten::add",)),
     "mul": Lowering(elementwise.mul, ("aten::mul",)),
     "sigmoid": Lowering(elementwise.sigmoid, ("aten::sigmoid",)),

@@ -58,9 +58,9 @@ class _Form:
         """What a sequence sees: keys [1, Hkv, length, D], values [1, Hkv, length, Dv]."""
         found = []
         for tensor, layout in zip(cache, (self.layouts.keys, self.layouts.values), strict=True):
-            rows = layout.span(tensor, reach.start, reach.length) if reach.table is None else None
-            if rows is None:
-                assert reach.table is not None
+            if reach.table is None:
+                rows = layout.span(tensor, reach.start, reach.length)
+            else:
                 rows = layout.gather(tensor, reach.table).narrow(2, reach.skip, reach.length)
             found.append(rows.to(dtype) if self.rounds else rows)
         return found[0], found[1]
