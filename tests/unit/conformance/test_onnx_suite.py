@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from datong.backends.reference import ReferenceBackend
-from datong.backends.reference.backend import ReferenceExecutable
+from datong.backends.reference.executable import ReferenceExecutable
 from datong.conformance import onnx_suite_report as report
 from datong.conformance.build import PartBuilder
 from datong.conformance.onnx_suite import OPERATORS, NodeTest, collect, judge, run_suite, run_test

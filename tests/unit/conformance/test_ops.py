@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datong.backends.reference import ReferenceBackend
-from datong.backends.reference.backend import ReferenceExecutable
+from datong.backends.reference.executable import ReferenceExecutable
 from datong.conformance import report
 from datong.conformance.ops import Case, cases, run_cases
 from datong.spec.backend import Cache, No, Yes
