@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from datong.backends.torch import target as targets
@@ -44,4 +43,4 @@ def present() -> list[DeviceInfo]:
     if not targets.installed("torch"):
         return []
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return [DeviceInfo("torch:cpu", f"PyTorch {metadata.version('torch')} on the processor", memory, "measured")]
+    return [DeviceInfo("torch:cpu", f"PyTorch {targets.torch_version()} on the processor", memory, "measured")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FLOATS = ("f32", "bf16", "f16")  # what activations may be
 INSTALL = 'pip install "datong[torch]" brings it for the processor; a chip needs its vendor\'s build'
+OLDEST = (2, 5)  # of PyTorch: scaled_dot_product_attention with enable_gqa
 CPU_BLOCK = 16  # tokens; blocks in a row are read in place, so a small one costs nothing here
 DEFAULT_BLOCK = 64  # tokens, for a device whose vendor asks for none
 
@@ -126,6 +128,10 @@ def require(target: Target) -> None:
     """Raises BackendMissing when PyTorch or the adapter is not installed. Imports neither."""
     if not installed("torch"):
         raise BackendMissing(target.name, "PyTorch should be installed, there is no module `torch`", INSTALL)
+    version = torch_version()
+    if version and tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < OLDEST:
+        text = f"PyTorch should be {'.'.join(map(str, OLDEST))} or newer, it is {version}"
+        raise BackendMissing(target.name, text, INSTALL)
     if target.module and not installed(target.module):
         text = f"its PyTorch adapter `{target.package}` should be installed, there is no module `{target.module}`"
         raise BackendMissing(target.name, text, _doctor())
@@ -139,7 +145,7 @@ def require_build(target: Target) -> None:
     require(target)
     adapter = target.chip.stack.adapter if target.chip else None
     suffix = _text(target.chip.stack.identity.torch_version_suffix) if target.chip else ""
-    version = metadata.version("torch")
+    version = torch_version()
     if adapter is not None and adapter.kind == "cuda-build" and suffix and suffix not in version:
         text = f"PyTorch should be its vendor's build, a version with `{suffix}`, it is {version}"
         raise BackendMissing(target.name, text, _doctor())
@@ -184,6 +190,14 @@ def installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ValueError:  # it is in sys.modules without a spec: made at run time
         return True
+
+
+def torch_version() -> str:
+    """As installed; "" where a copy of PyTorch lies around that nobody installed."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _count(namespace: Any) -> int:

@@ -92,3 +92,12 @@ def test_anothers_build_of_torch_is_not_the_vendors() -> None:
 def test_present_is_cheap_and_says_measured() -> None:
     (info,) = family.present()
     assert (info.name, info.evidence) == ("torch:cpu", "measured") and info.memory_bytes > 0
+
+
+@pytest.mark.parametrize(("version", "fits"), [("2.13.0+cpu", True), ("2.5", True), ("2.4.1", False), ("1.13", False)])
+def test_an_old_pytorch_is_named(monkeypatch: pytest.MonkeyPatch, version: str, fits: bool) -> None:
+    monkeypatch.setattr(targets.metadata, "version", lambda name: version)
+    if fits:
+        return require(cpu_target())
+    with pytest.raises(BackendMissing, match=r"should be 2\.5 or newer, it is " + version):
+        require(cpu_target())
