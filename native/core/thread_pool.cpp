@@ -11,8 +11,9 @@
 namespace datong {
 namespace {
 
-// About 0.2 ms on a 3 GHz core, a pause being some 50 cycles: longer than a phase takes, and than the engine needs between
-// two steps. With more threads than processors nobody spins: the one that is waited for needs the processor.
+// About 0.2 ms on a 3 GHz core, a pause being some 50 cycles: longer than a node takes, and than the engine needs between
+// two steps. Shorter ones were no better on a busy machine: whoever sleeps at one barrier is late at the next. With more
+// threads than processors nobody spins: the one that is waited for needs the processor.
 constexpr int kSpins = 10000;
 
 void pause() {
@@ -23,12 +24,13 @@ void pause() {
 #endif
 }
 
-// The parts of ThreadPool::state_.
-constexpr uint64_t kTaken = 0xffff;
-int taken(uint64_t state) { return static_cast<int>(state & kTaken); }
-int chunks(uint64_t state) { return static_cast<int>(state >> 16 & kTaken); }
-uint64_t next_phase(uint64_t state, int chunks) {
-  return ((state >> 32) + 1) << 32 | static_cast<uint64_t>(chunks) << 16;
+// Wait until `value` differs from `old`.
+void wait_change(const std::atomic<uint32_t>& value, uint32_t old, int spins) {
+  for (int i = 0; i < spins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    pause();
+  }
+  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
 // Processors that this process may run on.
@@ -42,75 +44,67 @@ int processors() {
 
 }  // namespace
 
-Range piece_of(int64_t n, int64_t multiple, int64_t pieces, int64_t index) {
-  const int64_t units = (n + multiple - 1) / multiple, each = units / pieces, rest = units % pieces;
-  const int64_t first = each * index + (index < rest ? index : rest);
-  const int64_t last = first + each + (index < rest ? 1 : 0);
+void Barrier::wait() {
+  if (size_ == 1) return;
+  const uint32_t round = round_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    round_.fetch_add(1, std::memory_order_release);
+    round_.notify_all();
+    return;
+  }
+  wait_change(round_, round, spins_);
+}
+
+void Team::barrier() { barrier_->wait(); }
+
+Range Team::share(int64_t n, int64_t multiple) const {
+  const int64_t pieces = (n + multiple - 1) / multiple;
+  const int64_t each = pieces / size_, rest = pieces % size_;
+  const int64_t first = each * index_ + (index_ < rest ? index_ : rest);
+  const int64_t last = first + each + (index_ < rest ? 1 : 0);
   return {first * multiple < n ? first * multiple : n, last * multiple < n ? last * multiple : n};
 }
 
-ThreadPool::ThreadPool(int threads) : size_(threads), spins_(threads <= processors() ? kSpins : 0) {
-  for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i] { serve(i, false); });
+ThreadPool::ThreadPool(int threads)
+    : size_(threads), spins_(threads <= processors() ? kSpins : 0), barrier_(threads, spins_) {
+  for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i] { work(i); });
 }
 
 ThreadPool::~ThreadPool() {
   stop_.store(true);
-  bell_.fetch_add(1);
-  bell_.notify_all();
+  started_.fetch_add(1);
+  started_.notify_all();
   for (std::thread& t : threads_) t.join();
 }
 
-void ThreadPool::run(Job& job) {
+void ThreadPool::run(const std::function<void(Team&)>& job) {
   std::lock_guard<std::mutex> lock(busy_);
-  if (size_ == 1) {
-    while (const int n = job.open(0))
-      for (int i = 0; i < n; ++i) job.chunk(i, 0);
-    return;
-  }
+  Team team(0, size_, &barrier_);
+  if (size_ == 1) return job(team);
   job_ = &job;
-  open(0, state_.load(std::memory_order_acquire));
-  serve(0, true);
-}
-
-// Publishes the phase after `state`. The sleepers' side of this is wait_change: whoever does not see the new state has set
-// asleep_ before we look at it.
-void ThreadPool::open(int thread, uint64_t state) {
-  const int n = job_->open(thread);
-  done_.store(0, std::memory_order_relaxed);
-  state_.store(next_phase(state, n), std::memory_order_seq_cst);
-  if (asleep_.load(std::memory_order_seq_cst) && asleep_.exchange(false)) {
-    bell_.fetch_add(1);
-    bell_.notify_all();
-  }
-}
-
-// The caller stays until the job is done, the others until the pool ends.
-void ThreadPool::serve(int thread, bool caller) {
-  for (;;) {
-    uint64_t state = state_.load(std::memory_order_acquire);
-    if (taken(state) < chunks(state)) {
-      if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) continue;
-      job_->chunk(taken(state), thread);
-      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks(state)) open(thread, state);
-    } else if (caller && chunks(state) == 0) {
-      return;
-    } else if (stop_.load(std::memory_order_relaxed)) {
-      return;
-    } else {
-      wait_change(state);
-    }
-  }
-}
-
-// Returns when state_ may differ from `state`.
-void ThreadPool::wait_change(uint64_t state) {
+  running_.store(size_ - 1, std::memory_order_relaxed);
+  started_.fetch_add(1, std::memory_order_release);
+  started_.notify_all();
+  job(team);
   for (int i = 0; i < spins_; ++i) {
-    if (state_.load(std::memory_order_acquire) != state) return;
+    if (running_.load(std::memory_order_acquire) == 0) return;
     pause();
   }
-  const uint32_t bell = bell_.load();
-  asleep_.store(true, std::memory_order_seq_cst);
-  if (state_.load(std::memory_order_seq_cst) == state && !stop_.load()) bell_.wait(bell);
+  for (int left; (left = running_.load(std::memory_order_acquire)) != 0;)
+    running_.wait(left, std::memory_order_acquire);
+}
+
+void ThreadPool::work(int index) {
+  uint32_t seen = 0;
+  for (;;) {
+    wait_change(started_, seen, spins_);
+    ++seen;
+    if (stop_.load()) return;
+    Team team(index, size_, &barrier_);
+    (*job_)(team);
+    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_all();
+  }
 }
 
 int default_thread_count() {

@@ -1,13 +1,10 @@
-// A team of threads that lives as long as the device and runs one job at a time; the caller is thread 0.
-//
-// A job is a row of phases, a phase a number of chunks. Threads take chunks until there are none; whoever finishes the last
-// one opens the next phase. So a phase ends when its work is done, not when every thread has come by: a thread that lost
-// its processor to another program holds up nobody unless it lost it in the middle of a chunk, and joins in wherever the
-// others are when it comes back.
+// A team of threads that lives as long as the device. One job at a time; the caller is thread 0.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -19,22 +16,34 @@ struct Range {
   int64_t begin, end;
 };
 
-// Piece `index` of [0, n) cut into `pieces` at multiples of `multiple`; pieces differ by at most one multiple.
-Range piece_of(int64_t n, int64_t multiple, int64_t pieces, int64_t index);
-
-class Job {
+// What one thread of the team sees while a job runs.
+class Team {
  public:
-  // Begins the next phase and returns how many chunks it has, at most kMostChunks; 0: the job is done. What it does before
-  // it returns is done by this thread alone: all earlier chunks are finished, the next ones not begun.
-  virtual int open(int thread) = 0;
+  Team(int index, int size, class Barrier* barrier) : index_(index), size_(size), barrier_(barrier) {}
+  int index() const { return index_; }
+  int size() const { return size_; }
 
-  // The chunks of a phase run in any order, on any thread (0 .. size of the pool - 1), each once. Must not throw.
-  virtual void chunk(int index, int thread) = 0;
+  // Wait until all threads of the team are here. All threads must call it the same number of times.
+  void barrier();
 
-  static constexpr int kMostChunks = (1 << 16) - 1;
+  // This thread's share of [0, n), cut at multiples of `multiple`; shares differ by at most one multiple.
+  Range share(int64_t n, int64_t multiple = 1) const;
 
- protected:
-  ~Job() = default;
+ private:
+  int index_, size_;
+  Barrier* barrier_;
+};
+
+// Spins for a while, then sleeps in the kernel: steps are short, but a machine may have fewer free cores than threads.
+class Barrier {
+ public:
+  Barrier(int size, int spins) : size_(size), spins_(spins) {}
+  void wait();
+
+ private:
+  const int size_, spins_;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> round_{0};
 };
 
 class ThreadPool {
@@ -46,24 +55,18 @@ class ThreadPool {
 
   int size() const { return size_; }
 
-  // Runs all phases and returns. Calls from several threads queue up.
-  void run(Job& job);
+  // job(team) on every thread; returns when all are done. `job` must not throw. Calls from several threads queue up.
+  void run(const std::function<void(Team&)>& job);
 
  private:
-  void serve(int thread, bool caller);
-  void open(int thread, uint64_t state);
-  void wait_change(uint64_t state);
+  void work(int index);
 
   const int size_, spins_;
+  Barrier barrier_;
   std::mutex busy_;
-  Job* job_ = nullptr;
-
-  // All that a thread must know to take a chunk, in one word: number of the phase (32 bits), its chunks (16), chunks taken
-  // (16). A thread that took one knows that the phase, and what it reads, stay until it is done.
-  alignas(64) std::atomic<uint64_t> state_{0};
-  alignas(64) std::atomic<int> done_{0};  // chunks of the phase
-  alignas(64) std::atomic<bool> asleep_{false};  // someone may sleep at bell_
-  std::atomic<uint32_t> bell_{0};
+  const std::function<void(Team&)>* job_ = nullptr;
+  alignas(64) std::atomic<uint32_t> started_{0};  // generation; workers sleep on it
+  alignas(64) std::atomic<int> running_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
 };

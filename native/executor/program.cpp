@@ -29,11 +29,14 @@ Program::Program(std::shared_ptr<Device> device, const dt_part& part, const Prog
   read_caches(part);
   place_temps(part);
   build_tasks(part);
-  place_barriers();
+  small_ = plan_schedule(true);
+  large_ = plan_schedule(false);
   at_.assign(values_.size(), nullptr);
   own_.resize(static_cast<size_t>(device_->pool.size()));
   own_at_.assign(own_.size(), nullptr);
-  items_.reserve(tasks_.size());
+  private_.resize(own_.size());
+  private_at_.assign(own_.size(), at_);
+  job_ = [this](Team& team) { run_tasks(team); };
   if (options_.max_tokens) reserve(options_.max_tokens, std::max<int64_t>(1, options_.max_rows));
 }
 
@@ -157,16 +160,25 @@ void Program::build_tasks(const dt_part& part) {
 }
 
 // A barrier stands before a task that touches bytes which a task since the last barrier wrote, or that writes bytes
-// which one read. Shared scratch is such bytes too: a task that uses it waits for the last user.
-void Program::place_barriers() {
+// which one read. Shared scratch is such bytes too: a task that uses it waits for the last user. Private results are
+// not: each thread has its own. Part outputs are never private.
+Program::Schedule Program::plan_schedule(bool small) const {
+  Schedule plan;
+  plan.is_private.assign(values_.size(), false);
   std::vector<Span> read, written;
   bool shared_used = false;
   for (size_t i = 0; i < tasks_.size(); ++i) {
+    const bool is_output = std::any_of(writes_[i].begin(), writes_[i].end(), [&](int v) {
+      return std::find(outputs_.begin(), outputs_.end(), v) != outputs_.end();
+    });
+    const bool replicated = small && tasks_[i]->replicable() && !is_output;
+    plan.replicated.push_back(replicated);
+    for (int v : writes_[i]) plan.is_private[static_cast<size_t>(v)] = replicated;
     auto spans = [&](const std::vector<int>& values) {
       std::vector<Span> result;
       for (int index : values) {
         const Value& v = values_[static_cast<size_t>(index)];
-        result.push_back({v.arena, v.offset, v.offset + v.size});
+        if (!plan.is_private[static_cast<size_t>(index)]) result.push_back({v.arena, v.offset, v.offset + v.size});
       }
       return result;
     };
@@ -176,18 +188,20 @@ void Program::place_barriers() {
         return std::any_of(b.begin(), b.end(), [&](const Span& y) { return x.overlaps(y); });
       });
     };
-    const bool shared = tasks_[i]->scratch(1, 1, device_->pool.size()).shared > 0;
+    const int64_t most = small ? kReplicate : kReplicate + 1;
+    const bool shared = tasks_[i]->scratch(most, most, device_->pool.size()).shared > 0;
     const bool wait = clash(reads, written) || clash(writes, written) || clash(writes, read) || (shared && shared_used);
     if (wait) {
       read.clear();
       written.clear();
       shared_used = false;
     }
-    barrier_before_.push_back(wait);
+    plan.barrier_before.push_back(wait);
     read.insert(read.end(), reads.begin(), reads.end());
     written.insert(written.end(), writes.begin(), writes.end());
     shared_used = shared_used || shared;
   }
+  return plan;
 }
 
 std::unique_ptr<Cache> Program::create_cache(int64_t blocks) const {
@@ -197,6 +211,7 @@ std::unique_ptr<Cache> Program::create_cache(int64_t blocks) const {
 int64_t Program::arena_bytes() const {
   size_t bytes = arenas_[1].size + arenas_[2].size + shared_.size;
   for (const Block& b : own_) bytes += b.size;
+  for (const Block& b : private_) bytes += b.size;
   return static_cast<int64_t>(bytes);
 }
 
@@ -239,8 +254,23 @@ void Program::reserve(int64_t tokens, int64_t rows) {
     const int lead = static_cast<int>(v.arena);
     at_[i] = arenas_[lead].memory.get() + v.offset * counts[lead];
   }
+  if (tokens <= kReplicate && rows <= kReplicate) place_private(tokens, rows);
   placed_tokens_ = tokens;
   placed_rows_ = rows;
+}
+
+// Each thread's own copy of both arenas, for the results of replicated tasks.
+void Program::place_private(int64_t tokens, int64_t rows) {
+  const int64_t start[3] = {0, 0, (unit_bytes_[1] * tokens + 63) / 64 * 64}, counts[3] = {0, tokens, rows};
+  for (size_t t = 0; t < private_.size(); ++t) {
+    private_[t].grow(static_cast<size_t>(start[2] + unit_bytes_[2] * rows + 64));
+    private_at_[t] = at_;
+    for (size_t i = 0; i < values_.size(); ++i) {
+      const int lead = static_cast<int>(values_[i].arena);
+      if (small_.is_private[i])
+        private_at_[t][i] = private_[t].memory.get() + start[lead] + values_[i].offset * counts[lead];
+    }
+  }
 }
 
 void Program::check_step(const dt_step& step, const Cache* cache) const {
@@ -306,6 +336,8 @@ void Program::bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t 
     if (input.source == Source::positions) at = const_cast<int64_t*>(step.positions);
     if (input.source == Source::rows) at = const_cast<int64_t*>(step.row_indices);
     if (input.source == Source::host) at = host_input(v, inputs, next++, input_count);
+    if (is_small())
+      for (auto& table : private_at_) table[index] = at;
   }
   if (next != input_count) throw Error(DT_INVALID, text("[run] %d inputs came, the part has %d", input_count, next));
 }
@@ -340,10 +372,7 @@ void Program::run(const Cache* cache, const dt_step& step, const dt_tensor* inpu
   run_.shared = shared_.memory.get();
   run_.own = own_at_.data();
   for (const auto& task : tasks_) task->check(run_);
-  run_.threads = device_->pool.size();
-  next_task_ = 0;
-  next_part_ = 0;
-  device_->pool.run(*this);
+  device_->pool.run(job_);
   for (size_t i = 0; i < outputs_.size(); ++i) {
     const Value& v = values_[static_cast<size_t>(outputs_[i])];
     output_dims_[i][0] = run_.count(v.lead);
@@ -352,40 +381,15 @@ void Program::run(const Cache* cache, const dt_step& step, const dt_tensor* inpu
   }
 }
 
-// The parts from where the step is that may run together; false: there are none left.
-bool Program::gather() {
-  items_.clear();
-  int64_t total = 0;
-  while (next_task_ < tasks_.size()) {
-    const Task& task = *tasks_[next_task_];
-    const bool waits = next_part_ > 0 || barrier_before_[next_task_];
-    if (!items_.empty() && (waits || total > Job::kMostChunks - kMostChunks * run_.threads)) return true;
-    const auto n = static_cast<int>(task.chunks(run_, next_part_, run_.threads));
-    if (n > 0) items_.push_back({&task, next_part_, n});
-    total += n;
-    if (++next_part_ == task.parts()) {
-      next_part_ = 0;
-      ++next_task_;
-    }
-  }
-  return !items_.empty();
-}
-
-// What is too small to share is done here: the others wait for it either way.
-int Program::open(int thread) {
-  while (gather()) {
-    int total = 0;
-    for (const Item& item : items_) total += item.chunks;
-    if (total > static_cast<int>(items_.size())) return total;
-    for (const Item& item : items_) item.task->run(run_, item.part, 0, 1, thread);
-  }
-  return 0;
-}
-
-void Program::chunk(int index, int thread) {
-  for (const Item& item : items_) {
-    if (index < item.chunks) return item.task->run(run_, item.part, index, item.chunks, thread);
-    index -= item.chunks;
+void Program::run_tasks(Team& team) const {
+  const bool small = is_small();
+  const Schedule& plan = small ? small_ : large_;
+  Run run = run_;
+  if (small) run.at = private_at_[static_cast<size_t>(team.index())].data();
+  Team alone(0, 1, nullptr);
+  for (size_t i = 0; i < tasks_.size(); ++i) {
+    if (plan.barrier_before[i]) team.barrier();
+    tasks_[i]->run(run, plan.replicated[i] ? alone : team);
   }
 }
 

@@ -26,7 +26,7 @@ struct ProgramOptions {
   Activations activations = Activations::i8;
 };
 
-class Program : private Job {
+class Program {
  public:
   // Throws Error. `part` is not needed afterwards.
   Program(std::shared_ptr<Device> device, const dt_part& part, const ProgramOptions& options);
@@ -57,10 +57,10 @@ class Program : private Job {
     bool overlaps(const Span& o) const { return arena == o.arena && begin < o.end && o.begin < end; }
   };
 
-  // One part of a task in a phase: `chunks` of the phase's chunks.
-  struct Item {
-    const Task* task;
-    int part, chunks;
+  // How a step is run: small ones (kReplicate) do some tasks in every thread.
+  struct Schedule {
+    std::vector<bool> barrier_before, replicated;  // by task
+    std::vector<bool> is_private;                  // by value: made by a replicated task
   };
 
   void read_values(const dt_part& part);
@@ -69,15 +69,15 @@ class Program : private Job {
   void place_temps(const dt_part& part);
   void build_tasks(const dt_part& part);
   void check_defined(const NodeView& node, std::vector<bool>& defined) const;
-  void place_barriers();
+  Schedule plan_schedule(bool small) const;
   void check_step(const dt_step& step, const Cache* cache) const;
   void check_tables(const dt_step& step, const Cache& cache) const;
   void bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t input_count);
   void* host_input(const Value& v, const dt_tensor* inputs, int32_t i, int32_t count) const;
   void reserve(int64_t tokens, int64_t rows);
-  int open(int thread) override;
-  bool gather();
-  void chunk(int index, int thread) override;
+  void place_private(int64_t tokens, int64_t rows);
+  void run_tasks(Team& team) const;
+  bool is_small() const { return run_.tokens <= kReplicate && run_.rows <= kReplicate; }
 
   std::shared_ptr<Device> device_;
   ProgramOptions options_;
@@ -90,7 +90,7 @@ class Program : private Job {
   int64_t longest_window_ = 0;  // of all caches; 0: one is unlimited
   std::vector<std::unique_ptr<Task>> tasks_;
   std::vector<std::vector<int>> reads_, writes_;  // temps of each task
-  std::vector<bool> barrier_before_;  // by task: it may not run together with those before it
+  Schedule small_, large_;
   int64_t mapped_bytes_ = 0, private_bytes_ = 0;
 
   // memory of a step: grows, never shrinks
@@ -106,17 +106,14 @@ class Program : private Job {
     void grow(size_t bytes);
   };
   Block arenas_[3], shared_;
-  std::vector<Block> own_;  // by thread
-  std::vector<void*> at_;   // by value
+  std::vector<Block> own_, private_;            // by thread; private_: results of replicated tasks
+  std::vector<void*> at_;                       // by value
+  std::vector<std::vector<void*>> private_at_;  // by thread and value, for small steps
   std::vector<uint8_t*> own_at_;
   std::vector<std::vector<int64_t>> output_dims_;
   int64_t placed_tokens_ = -1, placed_rows_ = -1;
   Run run_;
-
-  // where the step is; belongs to the thread that opens a phase
-  size_t next_task_ = 0;
-  int next_part_ = 0;
-  std::vector<Item> items_;  // the phase
+  std::function<void(Team&)> job_;
 };
 
 }  // namespace datong

@@ -1,4 +1,4 @@
-// One node, ready to run. Its work comes in parts, a part in chunks that the threads of the pool take as they come.
+// One node, ready to run. All threads of the team run all tasks, in order; a task splits its own work.
 #pragma once
 
 #include <memory>
@@ -22,43 +22,32 @@ struct Run {
   const Cache* cache = nullptr;
   void* const* at = nullptr;         // address of each value, by index
   uint8_t* shared = nullptr;         // scratch that all threads see
-  uint8_t* const* own = nullptr;     // scratch of each thread
-  int threads = 1;                   // of the pool
+  uint8_t* const* own = nullptr;     // scratch of each thread, by team index
   int64_t count(Lead lead) const { return lead == Lead::rows ? rows : tokens; }
   const float* floats(int index) const { return static_cast<const float*>(at[index]); }
   float* result(int index) const { return static_cast<float*>(at[index]); }
 };
 
+// Steps of up to so many tokens and rows replicate small work instead of sharing it out.
+constexpr int64_t kReplicate = 2;
+
 struct Scratch {
   size_t shared = 0, own = 0;  // bytes
 };
-
-constexpr int64_t kMostChunks = 16;  // of a part, for each thread
-
-// Chunks of work that touches so many floats once and cannot be cut finer than `units`. Below 4096 floats, about a
-// microsecond, handing a chunk over costs as much as doing it.
-inline int64_t chunks_of_floats(int64_t floats, int64_t units, int threads) {
-  const int64_t worth = floats / 4096, most = worth < 2 * threads ? worth : 2 * threads;
-  return units == 0 ? 0 : most < 1 ? 1 : most < units ? most : units;
-}
 
 class Task {
  public:
   virtual ~Task() = default;
 
-  // Parts run one after another.
-  virtual int parts() const { return 1; }
+  // Called by every thread of the team with the same Run. Must not throw or allocate.
+  virtual void run(const Run&, Team&) const = 0;
 
-  // How many chunks a part has in this step, for a pool of so many threads: 0 if there is nothing to do, 1 if it is not worth
-  // sharing, at most kMostChunks for each thread.
-  virtual int64_t chunks(const Run&, int part, int threads) const = 0;
-
-  // One chunk: any order, any thread (index into Run::own). What comes out must not depend on how the part was cut. Must not
-  // throw or allocate.
-  virtual void run(const Run&, int part, int64_t chunk, int64_t chunks, int thread) const = 0;
-
-  // Scratch for a step of that size. Shared scratch is kept from part to part, not from one task to the next.
+  // Scratch for a step of that size. Shared scratch is not kept from one task to the next.
   virtual Scratch scratch(int64_t /*tokens*/, int64_t /*rows*/, int /*threads*/) const { return {}; }
+
+  // True: so little work per row that for a few rows each thread does all of it for itself, which saves a barrier. Its
+  // results are then private to each thread. Must not use scratch.
+  virtual bool replicable() const { return false; }
 
   // Looks at the numbers in the step (token ids, rows) before anything runs. Throws Error(DT_INVALID).
   virtual void check(const Run&) const {}

@@ -1,8 +1,9 @@
 // attention: put the new keys and values into the cache, then let every new token look at its sequence's cache.
 //
 // The work is cut into items: (sequence, K/V head, tile of query rows), where the rows of a K/V head are its query
-// heads for all new tokens of the sequence: K and V are read once for all of them. Decoding few long sequences gives fewer
-// items than threads: then each item's keys are cut into pieces, whose results are merged. Part 0 stores, 1 attends, 2 merges.
+// heads for all new tokens of the sequence: K and V are read once for all of them. Items go round robin to the threads;
+// neighbours cost the same. Decoding few long sequences gives fewer items than threads: then each item's keys are cut
+// into pieces, whose results are merged after a barrier.
 #include <algorithm>
 #include <cmath>
 
@@ -14,7 +15,7 @@
 namespace datong {
 namespace {
 
-constexpr int64_t kLeastPiece = 256;  // keys; below, merging costs more than the cut saves
+constexpr int64_t kLeastPiece = 256;  // keys; below, the barrier costs more than the cut saves
 
 struct Item {
   int64_t sequence, head, tile, piece;
@@ -57,45 +58,36 @@ class Attention : public Task {
     return {partial_floats() * static_cast<size_t>(max_partials(threads)) * 4, (partial_floats() + query_floats()) * 4};
   }
 
-  int parts() const override { return 3; }
-
-  int64_t chunks(const Run& run, int part, int threads) const override {
-    if (run.tokens == 0) return 0;
-    const Plan plan = make_plan(run, threads);
-    const int64_t all = run.tokens * heads_;
-    if (part == 0) return plan.store_inside ? 0 : chunks_of_floats(all * (dim_ + value_dim_), all, threads);
-    const int64_t most = kMostChunks * threads;
-    if (part == 1) return std::min(most, plan.items * plan.pieces);
-    return plan.pieces > 1 ? std::min(most, plan.items) : 0;
-  }
-
-  void run(const Run& run, int part, int64_t chunk, int64_t chunks, int thread) const override {
+  void run(const Run& run, Team& team) const override {
+    if (run.tokens == 0) return;
     const CacheLayer& layer = run.cache->at(cache_index_);
-    if (part == 0) return store(run, layer, piece_of(run.tokens * heads_, 1, chunks, chunk), 0);
-    const Plan plan = make_plan(run, run.threads);
-    const Range mine = piece_of(plan.items * (part == 1 ? plan.pieces : 1), 1, chunks, chunk);
-    float* own = reinterpret_cast<float*>(run.own[thread]);
-    int64_t s = 0, before = 0;  // items of the sequences before s
-    for (int64_t i = mine.begin; i < mine.end; ++i) {
-      const int64_t item = part == 1 ? i / plan.pieces : i;
-      for (; item - before >= heads_ * tiles(run, s); ++s) before += heads_ * tiles(run, s);
-      const int64_t head = (item - before) / tiles(run, s), tile = (item - before) % tiles(run, s);
-      if (part == 2) {
-        merge(run, {s, head, tile, 0}, reinterpret_cast<float*>(run.shared) + i * plan.pieces * partial_floats(), plan.pieces);
-        continue;
-      }
-      float* partial = plan.pieces > 1 ? reinterpret_cast<float*>(run.shared) + i * partial_floats() : own + query_floats();
-      const int64_t own_row = run.query_starts[s] * heads_ + head;
-      if (plan.store_inside) store(run, layer, {own_row, own_row + 1}, s);
-      attend(run, layer, {s, head, tile, i % plan.pieces}, plan.pieces, own, partial);
-      if (plan.pieces == 1) finish(run, {s, head, tile, 0}, partial);
+    const Plan plan = make_plan(run, team.size());
+    if (!plan.store_inside) {
+      const Range share = team.share(run.tokens * heads_);
+      store(run, layer, share, 0);
+      team.barrier();
     }
+    int64_t i = 0;
+    for (int64_t s = 0; s < run.sequences; ++s)
+      for (int64_t h = 0; h < heads_; ++h)
+        for (int64_t tile = 0; tile < tiles(run, s); ++tile)
+          for (int64_t piece = 0; piece < plan.pieces; ++piece, ++i) {
+            if (i % team.size() != team.index()) continue;
+            float* own = reinterpret_cast<float*>(run.own[team.index()]);
+            float* partial =
+                plan.pieces > 1 ? reinterpret_cast<float*>(run.shared) + i * partial_floats() : own + query_floats();
+            const int64_t own_row = run.query_starts[s] * heads_ + h;
+            if (plan.store_inside) store(run, layer, {own_row, own_row + 1}, s);
+            attend(run, layer, {s, h, tile, piece}, plan.pieces, own, partial);
+            if (plan.pieces == 1) finish(run, {s, h, tile, 0}, partial);
+          }
+    if (plan.pieces > 1) merge(run, team, plan.pieces);
   }
 
  private:
   struct Plan {
-    int64_t items, pieces;
-    bool store_inside;  // each item puts its own token into the cache: no part of its own
+    int64_t pieces;
+    bool store_inside;  // each item puts its own token into the cache: no barrier
   };
 
   static int64_t max_partials(int threads) { return 4 * threads; }
@@ -135,7 +127,7 @@ class Attention : public Task {
       const int64_t context = run.context_lens[s];
       longest = std::max(longest, window_ ? std::min(context, window_) : context);
     }
-    Plan plan{items, 1, single && group_ <= kMaxRows};
+    Plan plan{1, single && group_ <= kMaxRows};
     if (items && items < 2 * threads && threads > 1) {
       plan.pieces = std::max<int64_t>(1, std::min((2 * threads + items - 1) / items, longest / kLeastPiece));
       if (plan.pieces > 1) plan.store_inside = false;
@@ -206,15 +198,24 @@ class Attention : public Task {
     return mine / (sum * mine + std::exp(sink - most));
   }
 
-  void merge(const Run& run, const Item& item, float* first, int64_t pieces) const {
-    const int64_t rows = std::min<int64_t>(kMaxRows, new_tokens(run, item.sequence) * group_ - item.tile * kMaxRows);
-    for (int64_t piece = 1; piece < pieces; ++piece) {
-      const float* other = first + piece * static_cast<int64_t>(partial_floats());
-      for (int64_t r = 0; r < rows; ++r)
-        merge_attention(first + r * pad_, first + kMaxRows * pad_ + r, first + kMaxRows * pad_ + kMaxRows + r,
-                        other + r * pad_, other[kMaxRows * pad_ + r], other[kMaxRows * pad_ + kMaxRows + r], pad_);
-    }
-    finish(run, item, first);
+  void merge(const Run& run, Team& team, int64_t pieces) const {
+    team.barrier();
+    float* partial = reinterpret_cast<float*>(run.shared);
+    int64_t i = 0;
+    for (int64_t s = 0; s < run.sequences; ++s)
+      for (int64_t h = 0; h < heads_; ++h)
+        for (int64_t tile = 0; tile < tiles(run, s); ++tile, ++i) {
+          if (i % team.size() != team.index()) continue;
+          float* first = partial + i * pieces * partial_floats();
+          const int64_t rows = std::min<int64_t>(kMaxRows, new_tokens(run, s) * group_ - tile * kMaxRows);
+          for (int64_t piece = 1; piece < pieces; ++piece) {
+            const float* other = first + piece * partial_floats();
+            for (int64_t r = 0; r < rows; ++r)
+              merge_attention(first + r * pad_, first + kMaxRows * pad_ + r, first + kMaxRows * pad_ + kMaxRows + r,
+                              other + r * pad_, other[kMaxRows * pad_ + r], other[kMaxRows * pad_ + kMaxRows + r], pad_);
+          }
+          finish(run, {s, h, tile, 0}, first);
+        }
   }
 
   int q_, k_, v_, y_;

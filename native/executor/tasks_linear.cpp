@@ -1,6 +1,5 @@
-// linear, linear_add, linear_multi, linear_glu: part 0 prepares (quantises) the activations, part 1 computes the outputs,
-// those of all matrices as one row that is cut into chunks.
-#include <algorithm>
+// linear, linear_add, linear_multi, linear_glu: activations are prepared (quantised) once, then every thread computes
+// its share of the outputs.
 #include <cstring>
 
 #include "core/error.h"
@@ -14,19 +13,7 @@ namespace {
 // gate and up of this many values (128 KiB together) stay in a core's cache until their product is taken.
 constexpr int64_t kGluChunk = 16384;
 
-// What cutting goes by; a factor of two either way does no harm. For one thread, of Zen 4.
-constexpr double kBytesPerNanosecond = 16, kProductsPerNanosecond = 75;
-constexpr double kWorthSharing = 3000;      // nanoseconds; below, one thread alone is done earlier
-constexpr double kChunkNanoseconds = 20000;
-constexpr int64_t kManyTokens = 64, kLeastRows = 128;  // panels of so many rows share what they read of the activations
-
 constexpr size_t round_up(size_t n) { return (n + 63) / 64 * 64; }
-
-double bytes_per_weight(const WeightView& w) {
-  const bool nibbles = w.codes_dtype == DT_I4 || w.codes_dtype == DT_U4;
-  const double codes = w.block ? (nibbles ? 0.5 : 1) : w.codes_dtype == DT_F32 ? 4 : 2;
-  return codes + (w.block ? (w.has_min ? 4.0 : 2.0) / w.block : 0);
-}
 
 struct Matrix {
   WeightView view;
@@ -100,77 +87,54 @@ class LinearTask : public Task {
     glu_out_ = out;
   }
 
-  Scratch scratch(int64_t tokens, int64_t rows, int) const override {
+  Scratch scratch(int64_t tokens, int64_t rows, int threads) const override {
     const int64_t n = lead_ == Lead::rows ? rows : tokens;
     size_t prepared = 0, kernel = 0;
     for (const Preparation& p : preparations_) prepared += p.bytes * static_cast<size_t>(padded(n));
     for (const Matrix& m : matrices_)
       if (m.kernel->scratch_bytes && n) kernel = std::max(kernel, round_up(m.kernel->scratch_bytes(m.view, n)));
-    if (glu_ && n) kernel += round_up(static_cast<size_t>(n * glu_chunk(n)) * 4);
-    return {prepared, kernel};
+    Scratch s;
+    s.own = kernel;
+    if (glu_ && n) s.own += round_up(static_cast<size_t>(n * glu_chunk(n, threads)) * 4);
+    (n <= kReplicate ? s.own : s.shared) += prepared;
+    return s;
   }
 
-  int parts() const override { return 2; }
-
-  int64_t chunks(const Run& run, int part, int threads) const override {
+  void run(const Run& run, Team& team) const override {
     const int64_t n = run.count(lead_);
-    if (part == 0) return preparations_.empty() ? 0 : chunks_of_floats(n * in_, padded(n) / kPrepareRows, threads);
-    return n == 0 ? 0 : chunks_of_outputs(n, threads);
-  }
-
-  void run(const Run& run, int part, int64_t chunk, int64_t chunks, int thread) const override {
-    const int64_t n = run.count(lead_);
-    if (part == 0) return prepare(run.floats(x_), n, piece_of(n, kPrepareRows, chunks, chunk), run.shared);
-    Range mine = piece_of(units(), 1, chunks, chunk);  // of the units of all matrices
-    if (glu_) {
-      const int64_t multiple = glu_multiple();
-      return run_glu(run, {mine.begin * multiple, std::min(mine.end * multiple, matrices_[0].view.out)}, run.own[thread]);
-    }
+    if (n == 0) return;
+    const float* x = run.floats(x_);
+    uint8_t* own = run.own[team.index()];
+    uint8_t* prepared = prepare(x, n, n <= kReplicate ? own : run.shared, team);
+    if (n <= kReplicate) own = prepared_end(prepared, n);
+    if (glu_) return run_glu(run, team, x, n, prepared, own);
     for (const Matrix& m : matrices_) {
-      const int64_t multiple = m.kernel->out_multiple, all = (m.view.out + multiple - 1) / multiple;
-      const Range outs{std::max<int64_t>(mine.begin, 0) * multiple, std::min(std::min(mine.end, all) * multiple, m.view.out)};
+      const Range share = team.share(m.view.out, m.kernel->out_multiple);
       const Epilogue epilogue{m.bias, residual_ >= 0 ? run.floats(residual_) : nullptr, m.view.out};
-      if (outs.begin < outs.end)
-        multiply(m, run.floats(x_), run.shared, n, outs, run.result(m.out), m.view.out, epilogue, run.own[thread]);
-      mine = {mine.begin - all, mine.end - all};
+      multiply(m, x, prepared, n, share, run.result(m.out), m.view.out, epilogue, own);
     }
   }
 
  private:
   static int64_t padded(int64_t n) { return (n + kPrepareRows - 1) / kPrepareRows * kPrepareRows; }
 
-  // Outputs are cut at units of a kernel's out_multiple, those of gate and up together.
-  int64_t units() const {
-    const auto of = [](int64_t out, int64_t multiple) { return (out + multiple - 1) / multiple; };
-    if (glu_) return of(matrices_[0].view.out, glu_multiple());
-    int64_t all = 0;
-    for (const Matrix& m : matrices_) all += of(m.view.out, m.kernel->out_multiple);
-    return all;
+  uint8_t* prepared_end(uint8_t* prepared, int64_t n) const {
+    for (const Preparation& p : preparations_) prepared += p.bytes * static_cast<size_t>(padded(n));
+    return prepared;
   }
 
-  // As many for each thread, so that a machine at rest does not wait for the last one; more where that costs nothing,
-  // for a machine that is not.
-  int64_t chunks_of_outputs(int64_t n, int threads) const {
-    double bytes = 0, products = 0;
-    int64_t outs = 0;
-    for (const Matrix& m : matrices_) {
-      products += static_cast<double>(m.view.out) * static_cast<double>(m.view.in) * static_cast<double>(n);
-      bytes += static_cast<double>(m.view.out) * static_cast<double>(m.view.in) * bytes_per_weight(m.view);
-      outs += m.view.out;
-    }
-    const double nanoseconds = std::max(bytes / kBytesPerNanosecond, products / kProductsPerNanosecond);
-    if (nanoseconds < kWorthSharing) return 1;
-    int64_t each = static_cast<int64_t>(nanoseconds / kChunkNanoseconds) / threads;
-    if (n >= kManyTokens) each = std::min(each, outs / kLeastRows / threads);
-    return std::min(units(), threads * std::clamp<int64_t>(each, 1, kMostChunks));
-  }
-
-  // Rows [rows.begin, rows.end) in all ways that are needed, one after another from `to` on.
-  void prepare(const float* x, int64_t n, Range rows, uint8_t* to) const {
+  // All preparations, one after another from `to` on. Alone where n is small, else together, with a barrier.
+  uint8_t* prepare(const float* x, int64_t n, uint8_t* to, Team& team) const {
+    if (preparations_.empty()) return to;
+    const bool alone = n <= kReplicate;
+    const Range share = alone ? Range{0, n} : team.share(n, kPrepareRows);
+    uint8_t* at = to;
     for (const Preparation& p : preparations_) {
-      if (rows.begin < rows.end) p.prepare(x, in_, in_, rows.begin, rows.end, to);
-      to += p.bytes * static_cast<size_t>(padded(n));
+      if (share.begin < share.end) p.prepare(x, in_, in_, share.begin, share.end, at);
+      at += p.bytes * static_cast<size_t>(padded(n));
     }
+    if (!alone) team.barrier();
+    return to;
   }
 
   void multiply(const Matrix& m, const float* x, uint8_t* prepared, int64_t n, Range outs, float* y, int64_t y_stride,
@@ -185,12 +149,13 @@ class LinearTask : public Task {
     m.kernel->run(m.view, x, in_, mine, n, outs.begin, outs.end, y, y_stride, epilogue, scratch);
   }
 
-  // Outputs that run_glu takes at once.
-  int64_t glu_chunk(int64_t n) const {
-    const int64_t multiple = glu_multiple();
+  // Outputs per chunk of run_glu: all of a thread's share where it is small enough.
+  int64_t glu_chunk(int64_t n, int threads) const {
+    const int64_t multiple = glu_multiple(), out = matrices_[0].view.out;
+    const int64_t share = ((out + multiple - 1) / multiple + threads - 1) / threads * multiple;
     const int64_t fits = kGluChunk / n / multiple * multiple;
     const int64_t least = (64 + multiple - 1) / multiple * multiple;  // below, a call costs more than its work
-    return std::min((matrices_[0].view.out + multiple - 1) / multiple * multiple, std::max(fits, least));
+    return std::min(share, std::max(fits, least));
   }
 
   int64_t glu_multiple() const {
@@ -200,19 +165,19 @@ class LinearTask : public Task {
     return common;
   }
 
-  void run_glu(const Run& run, Range outs, uint8_t* own) const {
+  void run_glu(const Run& run, Team& team, const float* x, int64_t n, uint8_t* prepared, uint8_t* own) const {
     const Matrix &gate = matrices_[0], &up = matrices_[1];
-    const float* x = run.floats(x_);
-    const int64_t n = run.count(lead_), out = gate.view.out, chunk = glu_chunk(n);
+    const int64_t out = gate.view.out, chunk = glu_chunk(n, team.size());
+    const Range share = team.share(out, glu_multiple());
     float* y = run.result(glu_out_);
     float* ups = reinterpret_cast<float*>(own);
     uint8_t* scratch = own + round_up(static_cast<size_t>(n * chunk) * 4);
-    for (int64_t o = outs.begin; o < outs.end; o += chunk) {
-      const Range part{o, std::min(o + chunk, outs.end)};
+    for (int64_t o = share.begin; o < share.end; o += chunk) {
+      const Range part{o, std::min(o + chunk, share.end)};
       const int64_t width = part.end - part.begin;
-      multiply(gate, x, run.shared, n, part, y, out, {}, scratch);
-      multiply(up, x, run.shared, n, part, ups - o, width, {}, scratch);  // kernels count outputs from 0
-      glu_({y + o, out, ups, width, y + o, out, n, width, 0, 0});
+      multiply(gate, x, prepared, n, part, y, out, {}, scratch);
+      multiply(up, x, prepared, n, part, ups - o, width, {}, scratch);  // kernels count outputs from 0
+      glu_({y + o, out, ups, width, y + o, out, n, width});
     }
   }
 

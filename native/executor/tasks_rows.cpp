@@ -3,7 +3,7 @@
 
 #include "core/dispatch.h"
 #include "core/error.h"
-#include "executor/row_task.h"
+#include "executor/task.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/glu/glu.h"
@@ -14,6 +14,11 @@
 namespace datong {
 namespace {
 
+class RowTask : public Task {
+ public:
+  bool replicable() const override { return true; }
+};
+
 const float* values_of(const Value* vector) { return vector && !vector->floats.empty() ? vector->floats.data() : nullptr; }
 
 class Embedding : public RowTask {
@@ -22,8 +27,8 @@ class Embedding : public RowTask {
     const Value& ids = node.integers(0);
     const Value& matrix = node.matrix(1);
     node.result(0, ids.lead, matrix.weight.view.in);
+    lead_ = ids.lead;
     view_ = matrix.weight.view;
-    set_units(ids.lead, 1, view_.in);
     implementation = std::string("embedding_") + view_.format;
   }
   void check(const Run& run) const override {
@@ -34,13 +39,15 @@ class Embedding : public RowTask {
                                      static_cast<long long>(view_.out - 1), static_cast<long long>(ids[i]),
                                      static_cast<long long>(i)));
   }
-  void run_units(const Run& run, Range share) const override {
+  void run(const Run& run, Team& team) const override {
     const int64_t* ids = static_cast<const int64_t*>(run.at[ids_]);
+    const Range share = team.share(run.count(lead_));
     for (int64_t i = share.begin; i < share.end; ++i) embedding_row(view_, ids[i], run.result(out_) + i * view_.in);
   }
 
  private:
   int ids_, out_;
+  Lead lead_;
   WeightView view_;
 };
 
@@ -65,7 +72,8 @@ class Norm : public RowTask {
     }
     x_ = node.input_index(0);
     y_ = node.output_index(add ? 1 : 0);
-    set_units(x.lead, x.width / group_, group_);
+    lead_ = x.lead;
+    groups_per_row_ = x.width / group_;
     weight_ = values_of(weight);
     eps_ = static_cast<float>(node.number("eps"));
     offset_ = static_cast<float>(node.number_or("offset", 0));
@@ -74,7 +82,8 @@ class Norm : public RowTask {
     kernel_ = variant.kernel;
     implementation = node.op() + "_" + variant.name;
   }
-  void run_units(const Run& run, Range share) const override {
+  void run(const Run& run, Team& team) const override {
+    const Range share = team.share(run.count(lead_) * groups_per_row_);
     if (share.begin == share.end) return;
     const int64_t at = share.begin * group_;
     kernel_({.x = run.floats(x_) + at,
@@ -99,7 +108,8 @@ class Norm : public RowTask {
 
   bool add_;
   int x_ = 0, b_ = 0, sum_ = 0, y_ = 0;
-  int64_t group_;
+  Lead lead_;
+  int64_t group_, groups_per_row_;
   const float* weight_;
   float eps_, offset_;
   RmsNorm kernel_;
@@ -114,11 +124,12 @@ class RopeTable : public RowTask {
     freq_ = values_of(node.plain_vector(1, half_));
     node.result(0, positions.lead, half_);
     node.result(1, positions.lead, half_);
-    set_units(positions.lead, 1, 16 * half_);  // a sine takes as long as many additions
+    lead_ = positions.lead;
     scale_ = static_cast<float>(node.number_or("scale", 1));
     implementation = "rope_table_ref";
   }
-  void run_units(const Run& run, Range share) const override {
+  void run(const Run& run, Team& team) const override {
+    const Range share = team.share(run.count(lead_));
     const int64_t at = share.begin * half_;
     rope_table_ref(static_cast<const int64_t*>(run.at[positions_]) + share.begin, freq_, scale_, run.result(cos_) + at,
                    run.result(sin_) + at, share.end - share.begin, half_);
@@ -126,6 +137,7 @@ class RopeTable : public RowTask {
 
  private:
   int positions_, cos_, sin_;
+  Lead lead_;
   int64_t half_;
   const float* freq_;
   float scale_;
@@ -144,7 +156,7 @@ class RopeTask : public RowTask {
     if (2 * half_ > dim_) node.invalid("rotates more channels than a head has");
     if (node.activation(1).lead != x.lead || node.activation(2).lead != x.lead) node.invalid("mixes tokens and rows");
     node.result(0, x.lead, x.width);
-    set_units(x.lead, 1, x.width);
+    lead_ = x.lead;
     const int64_t interleaved = node.integer_or("interleaved", 0);
     if (interleaved != 0 && interleaved != 1) node.invalid("wants interleaved 0 or 1");
     interleaved_ = interleaved == 1;
@@ -152,7 +164,8 @@ class RopeTask : public RowTask {
     kernel_ = variant.kernel;
     implementation = std::string("rope_") + variant.name;
   }
-  void run_units(const Run& run, Range share) const override {
+  void run(const Run& run, Team& team) const override {
+    const Range share = team.share(run.count(lead_));
     const int64_t at = share.begin * heads_ * dim_, angle = share.begin * half_;
     kernel_({run.floats(x_) + at, run.floats(cos_) + angle, run.floats(sin_) + angle, run.result(y_) + at,
              share.end - share.begin, heads_, dim_, half_, interleaved_});
@@ -160,6 +173,7 @@ class RopeTask : public RowTask {
 
  private:
   int x_, cos_, sin_, y_;
+  Lead lead_;
   int64_t heads_, dim_, half_;
   bool interleaved_;
   Rope kernel_;
@@ -172,18 +186,22 @@ class GluTask : public RowTask {
     const Value& gate = node.activation(0);
     if (node.activation(1, gate.width).lead != gate.lead) node.invalid("mixes tokens and rows");
     node.result(0, gate.lead, gate.width);
-    set_units(gate.lead, gate.width, 1, 16);
+    lead_ = gate.lead;
+    width_ = gate.width;
     unit_ = read_glu(node, context.features);
     implementation = "glu_" + unit_.implementation;
   }
-  void run_units(const Run& run, Range share) const override {
-    const int64_t n = share.end - share.begin;
-    unit_.kernel({run.floats(gate_) + share.begin, n, run.floats(up_) + share.begin, n, run.result(y_) + share.begin, n, n ? 1 : 0,
+  void run(const Run& run, Team& team) const override {
+    const Range r = team.share(run.count(lead_) * width_, 16);
+    const int64_t n = r.end - r.begin;
+    unit_.kernel({run.floats(gate_) + r.begin, n, run.floats(up_) + r.begin, n, run.result(y_) + r.begin, n, n ? 1 : 0,
                   n, unit_.limit, unit_.alpha});
   }
 
  private:
   int gate_, up_, y_;
+  Lead lead_;
+  int64_t width_;
   GluUnit unit_;
 };
 
@@ -195,17 +213,21 @@ class ElementwiseTask : public RowTask {
     const Value& a = node.activation(0);
     if (inputs == 2 && node.activation(1, a.width).lead != a.lead) node.invalid("mixes tokens and rows");
     node.result(0, a.lead, a.width);
-    set_units(a.lead, a.width, 1, 16);
+    lead_ = a.lead;
+    width_ = a.width;
     const auto& variant = pick(variants, context.features);
     kernel_ = variant.kernel;
     implementation = node.op() + "_" + variant.name;
   }
-  void run_units(const Run& run, Range share) const override {
-    kernel_(run.floats(a_) + share.begin, run.floats(b_) + share.begin, run.result(y_) + share.begin, share.end - share.begin);
+  void run(const Run& run, Team& team) const override {
+    const Range r = team.share(run.count(lead_) * width_, 16);
+    kernel_(run.floats(a_) + r.begin, run.floats(b_) + r.begin, run.result(y_) + r.begin, r.end - r.begin);
   }
 
  private:
   int a_, b_, y_;
+  Lead lead_;
+  int64_t width_;
   Elementwise kernel_;
 };
 
@@ -220,16 +242,18 @@ class Slice : public RowTask {
     if (start_ < 0 || length_ < 1 || start_ > group_ - length_) node.invalid("cuts outside its group");
     per_row_ = x.width / group_;
     node.result(0, x.lead, per_row_ * length_);
-    set_units(x.lead, per_row_, length_);
+    lead_ = x.lead;
     implementation = "slice_copy";
   }
-  void run_units(const Run& run, Range share) const override {
+  void run(const Run& run, Team& team) const override {
+    const Range share = team.share(run.count(lead_) * per_row_);
     for (int64_t i = share.begin; i < share.end; ++i)
       std::memcpy(run.result(y_) + i * length_, run.floats(x_) + i * group_ + start_, static_cast<size_t>(length_) * 4);
   }
 
  private:
   int x_, y_;
+  Lead lead_;
   int64_t group_, start_, length_, per_row_;
 };
 
@@ -242,7 +266,6 @@ class TakeRows : public RowTask {
     if (x.lead != Lead::tokens || rows.lead != Lead::rows) node.invalid("wants x [T, n] and rows [R]");
     node.result(0, Lead::rows, x.width);
     width_ = x.width;
-    set_units(Lead::rows, 1, width_);
     implementation = "take_rows_copy";
   }
   void check(const Run& run) const override {
@@ -252,8 +275,9 @@ class TakeRows : public RowTask {
         throw Error(DT_INVALID, text("[take_rows] row %lld was asked for, the step has %lld tokens",
                                      static_cast<long long>(rows[i]), static_cast<long long>(run.tokens)));
   }
-  void run_units(const Run& run, Range share) const override {
+  void run(const Run& run, Team& team) const override {
     const int64_t* rows = static_cast<const int64_t*>(run.at[rows_]);
+    const Range share = team.share(run.rows);
     for (int64_t i = share.begin; i < share.end; ++i)
       std::memcpy(run.result(y_) + i * width_, run.floats(x_) + rows[i] * width_, static_cast<size_t>(width_) * 4);
   }
