@@ -60,6 +60,7 @@ class PluginBackend:
         self.name: str = self._plugin.name
         self.api_version: tuple[int, int] = self._plugin.version
         self.option_names = None if option_names is None else frozenset(option_names)
+        self.step_tokens: int | None = None  # for spec.backend.step_tokens; the header has no word for it
         self._evidence = evidence
         self._devices: WeakValueDictionary[tuple[tuple[str, str], ...], _native.Device] = WeakValueDictionary()
 

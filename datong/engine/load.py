@@ -21,11 +21,12 @@ from datong.errors import FallbackWarning, InvalidRequest, Unsupported
 from datong.package.files import Progress
 from datong.package.reader import Package
 from datong.package.store import resolve
-from datong.spec.backend import Placed
+from datong.spec.backend import Backend, Placed
+from datong.spec.backend import step_tokens as step_tokens_of
 from datong.spec.program import Program
 
 DEFAULT_CONTEXT = 4096  # tokens; half a gigabyte of cache for an 8 B model, touched only as far as it is used
-STEP_TOKENS = 512  # a prompt is computed in pieces of this; larger ones gain little and make others wait
+STEP_TOKENS = 512  # where no backend says; a prompt is computed in pieces of this, larger ones make others wait
 STEP_ROWS = 64  # rows of logits in one step: 39 MB for a vocabulary of 150,000
 
 
@@ -40,7 +41,7 @@ def load(
     activations: str | None = None,
     context: int | None = None,
     cache_tokens: int | None = None,
-    step_tokens: int = STEP_TOKENS,
+    step_tokens: int | None = None,
     step_rows: int = STEP_ROWS,
     strict: bool = False,
     progress: Progress | None = None,
@@ -60,7 +61,7 @@ def load(
             their spread (standard deviation, SmolLM2); plain weights otherwise meet f32.
         context: tokens of one sequence, at most the model's; None: the model's, at most 4096.
         cache_tokens: tokens of all sequences together; None: `context`.
-        step_tokens: tokens of one step; longer prompts run in pieces.
+        step_tokens: tokens of one step; longer prompts run in pieces. None: what the first device gains from, or 512.
         step_rows: rows of logits of one step.
         strict: refuse if any operator would run elsewhere than on `device`; with `split`, than on its layer's device.
         progress: told of bytes while importing.
@@ -79,9 +80,9 @@ def load(
     package = path_or_name if isinstance(path_or_name, Package) else resolve(path_or_name, progress)
     tokens = _context(context, package.manifest.context_length)
     cache = tokens if cache_tokens is None else _at_least_one("cache_tokens", cache_tokens)
-    for name, number in (("step_tokens", step_tokens), ("step_rows", step_rows)):
-        _at_least_one(name, number)
+    _at_least_one("step_rows", step_rows)
     devices = open_devices(device, split, strict=strict)
+    step = _step(step_tokens, devices.backends[0])
     if own := sorted(options.keys() & {"max_tokens", "max_rows"}):
         raise InvalidRequest("load", f"`{own[0]}` is the engine's own, it was given", "use step_tokens and step_rows")
     given = {
@@ -97,11 +98,11 @@ def load(
     give_back()  # the first time, the importer and the compiler have been here
     if sentence := fallback_sentence(program):
         warnings.warn(f"{sentence}; `strict` refuses that", FallbackWarning, stacklevel=2)
-    offered = {"threads": env.threads(), "isa": env.isa(), "max_tokens": step_tokens, "max_rows": step_rows}
+    offered = {"threads": env.threads(), "isa": env.isa(), "max_tokens": step, "max_rows": step_rows}
     settings = {name: str(value) for name, value in offered.items() if value is not None} | asked
     runner = Runner(program, devices.backends, cache, settings)
     _tell_elsewhere(runner.placement(), strict)
-    return Model(package, Engine(runner, tokens, max_tokens=step_tokens, max_rows=step_rows), device)
+    return Model(package, Engine(runner, tokens, max_tokens=step, max_rows=step_rows), device)
 
 
 def compile_package(
@@ -146,6 +147,10 @@ def _context(asked: int | None, most: int) -> int:
     if _at_least_one("context", asked) > most:
         raise InvalidRequest("load", f"context should be at most {most}, the model's, got {asked}")
     return asked
+
+
+def _step(asked: int | None, first: Backend) -> int:
+    return _at_least_one("step_tokens", asked) if asked is not None else step_tokens_of(first) or STEP_TOKENS
 
 
 def _at_least_one(name: str, value: int) -> int:

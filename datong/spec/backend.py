@@ -124,7 +124,7 @@ class Backend(Protocol):
 
         options: `threads`, `isa`, `cache_dtype`, `max_tokens` (largest T), `max_rows` (largest R); all optional,
         and the backend's own, such as `activations` of cpu. A backend with an attribute `option_names`, a set, is given
-        those alone; one without is given all.
+        those alone; one without is given all. A whole number `step_tokens` is the most that its steps gain from.
         Raises Unsupported for a node that `supports` refuses, DeviceError otherwise.
         """
 
@@ -133,3 +133,9 @@ def option_names(backend: Backend) -> frozenset[str] | None:
     """The options of `compile` that the backend knows: its attribute `option_names`. None: it wants to see them all."""
     names = getattr(backend, "option_names", None)
     return None if names is None else frozenset(names)
+
+
+def step_tokens(backend: Backend) -> int | None:
+    """The step from which on a larger one gains nothing, its attribute `step_tokens`. None: it does not say."""
+    wanted = getattr(backend, "step_tokens", None)
+    return None if wanted is None else int(wanted)

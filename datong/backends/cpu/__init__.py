@@ -8,6 +8,10 @@ from datong import env
 from datong.backends.plugin import PluginBackend
 from datong.errors import BackendMissing
 
+# Prefill of 1,024 tokens on Zen 4, tokens/s: 817 in steps of 512, 824 of 256, 812 of 128 (SmolLM2 Q4_1, one thread); at
+# 1.1 billion parameters no difference either. Half the step has half the activations: 3.4 MB less for SmolLM2.
+STEP_TOKENS = 256
+
 LIBRARY = "libdatong_cpu.so"
 OPTIONS = ("threads", "isa", "activations", "cache_dtype", "max_tokens", "max_rows")  # of native/plugin_cpu/api.cpp
 
@@ -24,6 +28,7 @@ def library_path() -> Path:
 def create() -> PluginBackend:
     """The backend named `cpu`. Raises DeviceError when DATONG_ISA names no variant that this processor has."""
     backend = PluginBackend(library_path(), evidence="measured", option_names=OPTIONS)
+    backend.step_tokens = STEP_TOKENS
     if name := env.isa():  # else every node would be refused, one by one
         backend.check_options({"isa": name, "threads": "1"})
     return backend
