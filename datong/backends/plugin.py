@@ -21,6 +21,7 @@ from datong.spec.program import ROWS, TOKENS, Node, Part, Slot, Step, Value
 
 # Enums of backend.h.
 _KINDS = {"input": 1, "weight": 2, "const": 3, "temp": 4}
+_SWAPPED = 256  # added to the kind: kSwapped of native/python/part.h
 _DIMS = {TOKENS: -1, ROWS: -2}
 _ARENAS = {TOKENS: 1, ROWS: 2}
 _UNSUPPORTED = 2  # DT_UNSUPPORTED
@@ -222,7 +223,8 @@ def _value_row(value: Value, package: str, slot: Slot | None) -> tuple[object, .
     data = np.asarray(value.data, dtype.numpy).tobytes() if value.kind == "const" else b""
     arena = (_ARENAS[slot.arena], slot.offset, slot.size) if slot else (0, 0, 0)
     dims = [_DIMS[d] if isinstance(d, str) else d for d in value.shape]
-    return (value.name, _KINDS[value.kind], dtype.c, dims, value.format, pieces, data, *arena)
+    kind = _KINDS[value.kind] + (_SWAPPED if value.swapped else 0)
+    return (value.name, kind, dtype.c, dims, value.format, pieces, data, *arena)
 
 
 def _node_row(node: Node, index: Mapping[str, int]) -> tuple[object, ...]:

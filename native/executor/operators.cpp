@@ -23,6 +23,7 @@ constexpr Operator kOperators[] = {
     {"sigmoid", make_elementwise},
     {"scale", make_scale},
     {"scale_groups", make_scale_groups},
+    {"moe", make_moe},
     {"slice", make_slice},
     {"concat", make_concat},
     {"take_rows", make_take_rows},

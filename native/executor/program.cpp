@@ -48,6 +48,7 @@ void Program::read_values(const dt_part& part) {
     const Value& v = values_.back();
     private_bytes_ += static_cast<int64_t>(v.floats.size() * 4 + v.ints.size() * 8);
     if (v.kind != DT_WEIGHT) continue;
+    private_bytes_ += v.weight.own_bytes;
     all_f32 = all_f32 && v.weight.view.codes_dtype == DT_F32;
     const std::pair<const uint8_t*, int64_t> key{v.weight.view.codes, v.weight.bytes};
     if (std::find(seen.begin(), seen.end(), key) != seen.end()) continue;
@@ -146,6 +147,7 @@ void Program::build_tasks(const dt_part& part) {
     const NodeView node(item(part.nodes, i), values_);
     check_defined(node, defined);
     tasks_.push_back(make_task(node, context));
+    private_bytes_ += tasks_.back()->private_bytes();
     std::vector<int> reads, writes;
     for (int k = 0; k < node.input_count(); ++k)
       if (node.present(k) && values_[static_cast<size_t>(node.input_index(k))].kind == DT_TEMP)

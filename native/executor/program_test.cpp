@@ -5,13 +5,10 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <thread>
 
-#include <unistd.h>
-
 #include "core/error.h"
-#include "kernels/linear/linear_test_weights.h"
+#include "executor/test_part.h"
 #include "testing/check.h"
 
 using namespace datong;
@@ -22,37 +19,7 @@ namespace {
 constexpr int64_t kWidth = 256, kHeads = 4, kKvHeads = 2, kHeadDim = 64, kInner = 768, kWords = 500;
 constexpr int64_t kContext = 128;  // tokens of a sequence, at most
 
-// A file that goes away.
-class File {
- public:
-  File() {
-    const int fd = mkstemp(path);
-    CHECK(fd >= 0);
-    file_ = fdopen(fd, "wb");
-  }
-  ~File() {
-    close();
-    unlink(path);
-  }
-  int64_t append(const void* data, int64_t bytes) {
-    const int64_t at = size_;
-    std::fwrite(data, 1, static_cast<size_t>(bytes), file_);
-    size_ += bytes;
-    return at;
-  }
-  void close() {
-    if (file_) std::fclose(file_);
-    file_ = nullptr;
-  }
-  char path[32] = "/tmp/datong_program_XXXXXX";
-
- private:
-  std::FILE* file_ = nullptr;
-  int64_t size_ = 0;
-};
-
-// The structs of a part. A deque does not move what it holds.
-class Model {
+class Model : public TestPart {
  public:
   explicit Model(const char* format) : format_(format) {
     const int ids = value("ids", DT_INPUT, DT_I64, {DT_DIM_TOKENS});
@@ -71,13 +38,7 @@ class Model {
     norm(taken, last);
     node("linear", {last, matrix(kWords, kWidth)}, {logits});
     outputs_ = {logits};
-    file_.close();
-  }
-
-  dt_part part() const {
-    return {sizeof(dt_part), static_cast<int32_t>(values_.size()), static_cast<int32_t>(nodes_.size()),
-            static_cast<int32_t>(inputs_.size()), static_cast<int32_t>(outputs_.size()), static_cast<int32_t>(caches_.size()),
-            values_.data(), nodes_.data(), inputs_.data(), outputs_.data(), caches_.data(), 0, 0};
+    close();
   }
 
  private:
@@ -102,68 +63,11 @@ class Model {
 
   void norm(int x, int y) { node("rms_norm", {x, constant(std::vector<float>(kWidth, 1.0f))}, {y}, {real("eps", 1e-5)}); }
 
-  const int64_t* dims_of(std::vector<int64_t> dims) { return dims_.emplace_back(std::move(dims)).data(); }
-  int add(dt_value v) {
-    v.struct_size = sizeof v;
-    v.name = names_.emplace_back(v.name ? v.name : text("v%zu", values_.size())).c_str();
-    values_.push_back(v);
-    return static_cast<int>(values_.size()) - 1;
-  }
-  int value(const char* name, int32_t kind, int32_t dtype, std::vector<int64_t> dims) {
-    dt_value v{};
-    v.name = name;
-    v.kind = kind;
-    v.dtype = dtype;
-    v.rank = static_cast<int32_t>(dims.size());
-    v.dims = dims_of(std::move(dims));
-    return add(v);
-  }
-  int temp(int64_t width, int64_t lead = DT_DIM_TOKENS) { return value(nullptr, DT_TEMP, DT_F32, {lead, width}); }
-  int constant(std::vector<float> floats) {
-    const int i = value(nullptr, DT_CONST, DT_F32, {static_cast<int64_t>(floats.size())});
-    values_.back().data = floats_.emplace_back(std::move(floats)).data();
-    return i;
-  }
   int matrix(int64_t out, int64_t in) {
-    const TestWeight w(format_, out, in, static_cast<uint32_t>(values_.size()));
-    const int i = value(nullptr, DT_WEIGHT, DT_F32, {out, in});
-    auto& pieces = pieces_.emplace_back();
-    const auto piece = [&](const char* role, const void* data, int32_t dtype, int64_t bytes) {
-      pieces.push_back({sizeof(dt_piece), role, file_.path, file_.append(data, bytes), bytes, dtype, 0, nullptr});
-    };
-    const bool blocks = w.view.block > 0;
-    piece("codes", w.view.codes, w.view.codes_dtype, blocks ? out * in / 2 : out * in * 4);
-    if (blocks) piece("scale", w.view.scale, DT_F16, out * in / 32 * 2);
-    values_.back().format = format_;
-    values_.back().piece_count = static_cast<int32_t>(pieces.size());
-    values_.back().pieces = pieces.data();
-    return i;
-  }
-
-  static dt_attr number(const char* name, int64_t i) { return {sizeof(dt_attr), name, 'i', i, 0, nullptr}; }
-  static dt_attr real(const char* name, double f) { return {sizeof(dt_attr), name, 'f', 0, f, nullptr}; }
-  static dt_attr word(const char* name, const char* s) { return {sizeof(dt_attr), name, 's', 0, 0, s}; }
-  void node(const char* op, std::vector<int32_t> in, std::vector<int32_t> out, std::vector<dt_attr> attrs = {}) {
-    const auto& i = indices_.emplace_back(std::move(in));
-    const auto& o = indices_.emplace_back(std::move(out));
-    const auto& a = attrs_.emplace_back(std::move(attrs));
-    nodes_.push_back({sizeof(dt_node), op, names_.emplace_back(text("n%zu", nodes_.size())).c_str(),
-                      static_cast<int32_t>(i.size()), static_cast<int32_t>(o.size()), static_cast<int32_t>(a.size()), i.data(),
-                      o.data(), a.data()});
+    return weight(format_, {out, in}, pieces_of(TestWeight(format_, out, in, static_cast<uint32_t>(values_.size()))));
   }
 
   const char* format_;
-  File file_;
-  std::vector<dt_value> values_;
-  std::vector<dt_node> nodes_;
-  std::vector<dt_cache_spec> caches_;
-  std::vector<int32_t> inputs_, outputs_;
-  std::deque<std::string> names_;
-  std::deque<std::vector<int64_t>> dims_;
-  std::deque<std::vector<float>> floats_;
-  std::deque<std::vector<dt_piece>> pieces_;
-  std::deque<std::vector<int32_t>> indices_;
-  std::deque<std::vector<dt_attr>> attrs_;
 };
 
 using Floats = std::vector<float>;

@@ -52,6 +52,9 @@ class Task {
   // Looks at the numbers in the step (token ids, rows) before anything runs. Throws Error(DT_INVALID).
   virtual void check(const Run&) const {}
 
+  // Of copies of weights that the task made for itself.
+  virtual int64_t private_bytes() const { return 0; }
+
   std::string implementation;
 };
 
@@ -70,6 +73,9 @@ std::unique_ptr<Task> make_task(const NodeView&, const BuildContext&);
 
 // Names of the operators of tier `fused` that make_task knows; ends with null.
 const char* const* fused_operators();
+
+// The best kernel for a matrix. Throws as make_task.
+const LinearKernel& pick_linear(const NodeView&, const WeightView&, const BuildContext&);
 
 // The gated unit that a node's attributes kind, limit and alpha name.
 struct GluUnit {
@@ -93,6 +99,7 @@ std::unique_ptr<Task> make_attention(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_glu(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_elementwise(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_slice(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_moe(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_scale(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_scale_groups(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_concat(const NodeView&, const BuildContext&);

@@ -28,17 +28,6 @@ struct Preparation {
   size_t bytes;  // per token
 };
 
-const LinearKernel& pick_linear(const NodeView& node, const WeightView& view, const BuildContext& context) {
-  const bool exact = context.activations == Activations::f32 && view.block > 0;
-  const bool bf16 = context.activations == Activations::bf16;
-  for (const LinearKernel& kernel : bf16 ? bf16_linear_kernels() : exact ? exact_linear_kernels() : linear_kernels())
-    if (kernel.usable(context.features, view)) return kernel;
-  if (bf16 && std::strcmp(view.format, "bf16"))
-    node.refuse(text("activations=bf16 is for weights of format bf16, these are %s", view.format));
-  if (bf16) node.refuse("activations=bf16 needs a processor with AVX512_BF16, and no isa that leaves it out");
-  node.refuse(text("no kernel multiplies with weights of format %s", view.format));
-}
-
 class LinearTask : public Task {
  public:
   LinearTask(const NodeView& node, const BuildContext& context) : context_(context), x_(node.input_index(0)) {
@@ -193,6 +182,17 @@ class LinearTask : public Task {
 };
 
 }  // namespace
+
+const LinearKernel& pick_linear(const NodeView& node, const WeightView& view, const BuildContext& context) {
+  const bool exact = context.activations == Activations::f32 && view.block > 0;
+  const bool bf16 = context.activations == Activations::bf16;
+  for (const LinearKernel& kernel : bf16 ? bf16_linear_kernels() : exact ? exact_linear_kernels() : linear_kernels())
+    if (kernel.usable(context.features, view)) return kernel;
+  if (bf16 && std::strcmp(view.format, "bf16"))
+    node.refuse(text("activations=bf16 is for weights of format bf16, these are %s", view.format));
+  if (bf16) node.refuse("activations=bf16 needs a processor with AVX512_BF16, and no isa that leaves it out");
+  node.refuse(text("no kernel multiplies with weights of format %s", view.format));
+}
 
 std::unique_ptr<Task> make_linear(const NodeView& node, const BuildContext& context) {
   node.expect_counts(2, 3, 1);

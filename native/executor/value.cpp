@@ -137,6 +137,26 @@ const Value& NodeView::matrix(int i) const {
   return v;
 }
 
+const Value& NodeView::stack(int i, int64_t experts, int64_t out, int64_t in) const {
+  const Value& v = input(i);
+  if (v.kind != DT_WEIGHT || v.dims.size() != 3 || v.dims[0] != experts || (out && v.dims[1] != out) ||
+      (in && v.dims[2] != in))
+    invalid(text("wants weights [%lld, %lld, %lld] (0: any) as input %d, `%.120s` came", static_cast<long long>(experts),
+                 static_cast<long long>(out), static_cast<long long>(in), i, v.name.c_str()));
+  return v;
+}
+
+const Value* NodeView::plain_rows(int i, int64_t rows, int64_t n) const {
+  if (!present(i)) return nullptr;
+  const Value& v = input(i);
+  if ((v.kind != DT_WEIGHT && v.kind != DT_CONST) || v.dims != std::vector<int64_t>{rows, n} || v.dtype != DT_F32)
+    invalid(text("wants a [%lld, %lld] as input %d, `%.120s` came", static_cast<long long>(rows),
+                 static_cast<long long>(n), i, v.name.c_str()));
+  if (v.kind == DT_WEIGHT && v.weight.view.block)
+    refuse(text("`%.120s` has block format %s, f32, f16 or bf16 is wanted", v.name.c_str(), v.weight.view.format));
+  return &v;
+}
+
 const Value* NodeView::plain_vector(int i, int64_t n) const {
   if (!present(i)) return nullptr;
   const Value& v = input(i);

@@ -49,6 +49,8 @@ class NodeView {
   const Value& activation(int i, int64_t width = 0) const;
   const Value& integers(int i) const;            // [T or R] i64
   const Value& matrix(int i) const;              // weight [out, in], any format
+  const Value& stack(int i, int64_t experts, int64_t out, int64_t in) const;  // weight [E, out, in]; out or in 0: any
+  const Value* plain_rows(int i, int64_t rows, int64_t n) const;              // plain [rows, n]; null if absent
   const Value* plain_vector(int i, int64_t n) const;  // weight [n] f32|f16|bf16; null if absent
   int64_t vector_length(int i) const;                 // of a weight or constant with one dimension
   const Value& result(int i, Lead lead, int64_t width) const;  // output i, f32

@@ -1,5 +1,6 @@
 #include "executor/weights.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/convert.h"
@@ -41,21 +42,106 @@ int64_t dtype_bits(int32_t dtype) {
   }
 }
 
-const dt_piece& find_piece(const dt_value& value, const char* role, int32_t dtype, int64_t elements) {
-  for (int32_t i = 0; i < value.piece_count; ++i) {
-    const dt_piece& piece = item(value.pieces, i);
-    if (!piece.role || std::strcmp(piece.role, role)) continue;
-    const int64_t bytes = (elements * dtype_bits(dtype) + 7) / 8;
-    if (piece.dtype != dtype)
-      throw Error(DT_INVALID, text("[cpu] piece %s of weight `%s` has dtype %d, format %s wants %d", role, value.name,
-                                   piece.dtype, value.format, dtype));
-    if (piece.length != bytes)
-      throw Error(DT_INVALID, text("[cpu] piece %s of weight `%s` has %lld bytes, its shape wants %lld", role,
-                                   value.name, static_cast<long long>(piece.length), static_cast<long long>(bytes)));
-    if (!piece.file) throw Error(DT_INVALID, text("[cpu] piece %s of weight `%s` names no file", role, value.name));
-    return piece;
+bool is_swapped(const dt_value& value) {
+  return value.struct_size >= offsetof(dt_value, swapped) + sizeof value.swapped && value.swapped;
+}
+
+// Rank and dims -> experts (1: no stack), out, in. Checks what can be said about them without pieces.
+struct Shape {
+  int64_t experts, out, in;
+};
+
+Shape read_shape(const dt_value& value, const Format& format) {
+  if (value.rank < 1 || value.rank > 3)
+    throw Error(DT_UNSUPPORTED, text("[cpu] weight `%s` has %d dimensions, 1 to 3 are wanted", value.name, value.rank));
+  const Shape s{value.rank == 3 ? value.dims[0] : 1, value.rank >= 2 ? value.dims[value.rank - 2] : 1,
+                value.dims[value.rank - 1]};
+  constexpr int64_t kMost = int64_t{1} << 40;  // elements; keeps every product below in range
+  if (s.experts < 1 || s.out < 1 || s.in < 1 || s.experts > kMost || s.out > kMost / s.experts ||
+      s.in > kMost / s.experts / s.out)
+    throw Error(DT_INVALID, text("[cpu] weight `%s` has a size that is not positive or too large", value.name));
+  const int32_t unit = format.super_block ? format.super_block : format.block;
+  if (unit && s.in % unit)
+    throw Error(DT_INVALID, text("[cpu] weight `%s` has rows of %lld, format %s wants a multiple of %d", value.name,
+                                 static_cast<long long>(s.in), format.name, unit));
+  if (is_swapped(value) && (format.block || value.rank < 2))
+    throw Error(DT_INVALID, text("[cpu] weight `%s` is stored swapped, which only plain matrices may be", value.name));
+  return s;
+}
+
+// Takes pieces [begin, end) of a value.
+struct Pieces {
+  const dt_value& value;
+  int32_t begin, end;
+
+  const dt_piece& find(const char* format, const char* role, int32_t dtype, int64_t elements) const {
+    for (int32_t i = begin; i < end; ++i) {
+      const dt_piece& piece = item(value.pieces, i);
+      if (!piece.role || std::strcmp(piece.role, role)) continue;
+      const int64_t bytes = (elements * dtype_bits(dtype) + 7) / 8;
+      if (piece.dtype != dtype)
+        throw Error(DT_INVALID, text("[cpu] piece %s of weight `%s` has dtype %d, format %s wants %d", role, value.name,
+                                     piece.dtype, format, dtype));
+      if (piece.length != bytes)
+        throw Error(DT_INVALID, text("[cpu] piece %s of weight `%s` has %lld bytes, its shape wants %lld", role,
+                                     value.name, static_cast<long long>(piece.length), static_cast<long long>(bytes)));
+      if (!piece.file) throw Error(DT_INVALID, text("[cpu] piece %s of weight `%s` names no file", role, value.name));
+      return piece;
+    }
+    throw Error(DT_INVALID, text("[cpu] weight `%s` of format %s lacks the piece %s", value.name, format, role));
   }
-  throw Error(DT_INVALID, text("[cpu] weight `%s` of format %s lacks the piece %s", value.name, value.format, role));
+};
+
+// Checks the pieces of `view.out` rows and, with `files`, points the view at them.
+void take_pieces(const Format& format, const Pieces& pieces, MappedFiles* files, WeightView& view, Weight& weight) {
+  const auto take = [&](const char* role, int32_t dtype, int64_t elements) -> const uint8_t* {
+    const dt_piece& piece = pieces.find(format.name, role, dtype, elements);
+    weight.bytes += piece.length;
+    if (!files) return nullptr;
+    std::shared_ptr<MappedFile> file = files->open(piece.file);
+    if (weight.files.empty() || weight.files.back() != file) weight.files.push_back(file);
+    return file->at(piece.offset, piece.length);
+  };
+  const int64_t count = view.out * view.in;
+  view.codes = take("codes", format.codes, count);
+  if (!format.block) return;
+  view.scale = take("scale", format.scale, count / format.block);
+  if (format.min) view.min = take("min", format.min, count / format.block);
+  if (!format.super_block) return;
+  view.super_scale = reinterpret_cast<const uint16_t*>(take("super_scale", DT_F16, count / format.super_block));
+  if (format.min)
+    view.super_min = reinterpret_cast<const uint16_t*>(take("super_min", DT_F16, count / format.super_block));
+}
+
+int32_t roles_of(const Format& format) {
+  return format.block ? 2 + (format.min != 0) + (format.super_block != 0) * (1 + (format.min != 0)) : 1;
+}
+
+// [in, out] -> [out, in], in squares that stay in the L1 cache.
+template <class Code>
+void transpose(const uint8_t* from, int64_t in, int64_t out, uint8_t* to) {
+  constexpr int64_t kSide = 32;
+  for (int64_t o = 0; o < out; o += kSide)
+    for (int64_t i = 0; i < in; i += kSide)
+      for (int64_t r = o; r < std::min(o + kSide, out); ++r)
+        for (int64_t c = i; c < std::min(i + kSide, in); ++c)
+          std::memcpy(to + (r * in + c) * static_cast<int64_t>(sizeof(Code)),
+                      from + (c * out + r) * static_cast<int64_t>(sizeof(Code)), sizeof(Code));
+}
+
+// The matrices of a swapped weight, as the kernels want them, in memory of our own.
+void swap_back(const Shape& shape, std::vector<WeightView>& views, Weight& weight) {
+  const int64_t size = dtype_bits(views[0].codes_dtype) / 8, each = shape.out * shape.in * size;
+  weight.transposed.reset(new uint8_t[static_cast<size_t>(each * shape.experts)]);
+  for (size_t e = 0; e < views.size(); ++e) {
+    uint8_t* to = weight.transposed.get() + static_cast<int64_t>(e) * each;
+    if (size == 4) transpose<uint32_t>(views[e].codes, shape.in, shape.out, to);
+    else transpose<uint16_t>(views[e].codes, shape.in, shape.out, to);
+    views[e].codes = to;
+  }
+  weight.own_bytes = weight.bytes;
+  weight.bytes = 0;
+  weight.files.clear();
 }
 
 }  // namespace
@@ -67,48 +153,55 @@ Weight read_weight(const dt_value& value, MappedFiles* files) {
   if (!format)
     throw Error(DT_UNSUPPORTED,
                 text("[cpu] weight `%s` has format `%s`, which no kernel reads", value.name, value.format ? value.format : ""));
-  if (value.rank != 1 && value.rank != 2)
-    throw Error(DT_UNSUPPORTED, text("[cpu] weight `%s` has %d dimensions, 1 or 2 are wanted", value.name, value.rank));
-  const int64_t out = value.rank == 2 ? value.dims[0] : 1, in = value.dims[value.rank - 1];
-  constexpr int64_t kMost = int64_t{1} << 40;  // elements; keeps every product below in range
-  if (out < 1 || in < 1 || out > kMost || in > kMost || out > kMost / in)
-    throw Error(DT_INVALID, text("[cpu] weight `%s` has a size that is not positive or too large", value.name));
-  const int32_t unit = format->super_block ? format->super_block : format->block;
-  if (unit && in % unit)
-    throw Error(DT_INVALID, text("[cpu] weight `%s` has rows of %lld, format %s wants a multiple of %d", value.name,
-                                 static_cast<long long>(in), format->name, unit));
+  const Shape shape = read_shape(value, *format);
 
   Weight weight;
   weight.view = WeightView{};
   WeightView& v = weight.view;
   v.format = format->name;
   v.codes_dtype = format->codes;
-  v.out = out;
-  v.in = in;
+  v.out = shape.out;
+  v.in = shape.in;
   v.block = format->block;
   v.super_block = format->super_block;
   v.has_min = format->min != 0;
   v.min_sign = format->min_sign;
   if (value.piece_count == 0 && !files) return weight;  // a question, not a compilation: pieces may be left out
 
-  auto take = [&](const char* role, int32_t dtype, int64_t elements) -> const uint8_t* {
-    const dt_piece& piece = find_piece(value, role, dtype, elements);
-    weight.bytes += piece.length;
-    if (!files) return nullptr;
-    std::shared_ptr<MappedFile> file = files->open(piece.file);
-    weight.files.push_back(file);
-    return file->at(piece.offset, piece.length);
-  };
-  const int64_t count = out * in;
-  v.codes = take("codes", format->codes, count);
-  if (!format->block) return weight;
-  v.scale = take("scale", format->scale, count / format->block);
-  if (format->min) v.min = take("min", format->min, count / format->block);
-  if (!format->super_block) return weight;
-  v.super_scale = reinterpret_cast<const uint16_t*>(take("super_scale", DT_F16, count / format->super_block));
-  if (format->min)
-    v.super_min = reinterpret_cast<const uint16_t*>(take("super_min", DT_F16, count / format->super_block));
+  const int32_t roles = roles_of(*format);
+  std::vector<WeightView> views(static_cast<size_t>(shape.experts), v);
+  if (shape.experts > 1 && value.piece_count != roles) {  // apart
+    if (value.piece_count != roles * shape.experts)
+      throw Error(DT_INVALID, text("[cpu] weight `%s` of %lld experts has %d pieces, %d or that many for each are wanted",
+                                   value.name, static_cast<long long>(shape.experts), value.piece_count, roles));
+    for (int32_t e = 0; e < static_cast<int32_t>(views.size()); ++e)
+      take_pieces(*format, {value, e * roles, (e + 1) * roles}, files, views[static_cast<size_t>(e)], weight);
+  } else {
+    WeightView all = v;
+    all.out = shape.experts * shape.out;
+    take_pieces(*format, {value, 0, value.piece_count}, files, all, weight);
+    for (size_t e = 0; e < views.size(); ++e) views[e] = rows_of(all, static_cast<int64_t>(e) * shape.out, shape.out);
+  }
+  if (files && is_swapped(value)) swap_back(shape, views, weight);
+  weight.view = views[0];
+  if (value.rank == 3) weight.experts = std::move(views);
   return weight;
+}
+
+WeightView rows_of(const WeightView& view, int64_t begin, int64_t count) {
+  WeightView part = view;
+  part.out = count;
+  const int64_t start = begin * view.in;
+  if (view.codes) part.codes += start * dtype_bits(view.codes_dtype) / 8;
+  if (!view.block) return part;
+  const auto move = [&](const void* p) {  // scales and mins are bytes below a super block, else f16
+    return p ? static_cast<const uint8_t*>(p) + start / view.block * (view.super_block ? 1 : 2) : nullptr;
+  };
+  part.scale = move(view.scale);
+  part.min = move(view.min);
+  if (view.super_scale) part.super_scale += start / view.super_block;
+  if (view.super_min) part.super_min += start / view.super_block;
+  return part;
 }
 
 std::vector<float> plain_values(const WeightView& view) {

@@ -19,14 +19,20 @@ const Struct& item(const Struct* array, int64_t i) {
 }
 
 struct Weight {
-  WeightView view;  // pointers are null until mapped
+  WeightView view;                  // pointers are null until mapped; of a stack: the first expert
+  std::vector<WeightView> experts;  // of a mapped stack
   std::vector<std::shared_ptr<MappedFile>> files;
-  int64_t bytes = 0;  // of all pieces
+  std::shared_ptr<uint8_t[]> transposed;  // the values where they are stored swapped
+  int64_t bytes = 0, own_bytes = 0;       // of all pieces in files; of `transposed`
 };
 
-// Checks format, dims [out, in] (or [n]: out = 1) and pieces of a value of kind DT_WEIGHT. With `files` the pieces are
-// mapped too. Throws Error: DT_UNSUPPORTED for an unknown format, DT_INVALID for pieces that do not fit, DT_IO.
+// Checks format, dims ([out, in]; [n]: out = 1; [E, out, in]: a stack) and pieces of a value of kind DT_WEIGHT. With
+// `files` the pieces are mapped too. Throws Error: DT_UNSUPPORTED for an unknown format, DT_INVALID for pieces that do
+// not fit, DT_IO.
 Weight read_weight(const dt_value& value, MappedFiles* files);
+
+// Rows [begin, begin + count) of a matrix.
+WeightView rows_of(const WeightView& view, int64_t begin, int64_t count);
 
 // Values of a mapped plain weight (f32, f16, bf16) as f32: norm weights and biases, which are small.
 std::vector<float> plain_values(const WeightView& view);

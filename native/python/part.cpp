@@ -17,9 +17,9 @@ PartStructs::PartStructs(std::vector<ValueRow> value_rows, std::vector<NodeRow> 
     for (const auto& [role, file, at, length, piece_dtype, piece_dims] : piece_rows)
       pieces.push_back({sizeof(dt_piece), role.c_str(), file.c_str(), at, length, piece_dtype,
                         static_cast<int32_t>(piece_dims.size()), data_or_null(piece_dims)});
-    values.push_back({sizeof(dt_value), name.c_str(), kind, dtype, static_cast<int32_t>(dims.size()), data_or_null(dims),
+    values.push_back({sizeof(dt_value), name.c_str(), kind & ~kSwapped, dtype, static_cast<int32_t>(dims.size()), data_or_null(dims),
                       format.c_str(), static_cast<int32_t>(pieces.size()), data_or_null(pieces),
-                      data.size() ? data.c_str() : nullptr, arena, offset, size});
+                      data.size() ? data.c_str() : nullptr, arena, offset, size, (kind & kSwapped) != 0});
   }
   for (const auto& [op, name, inputs, outputs, attr_rows] : node_rows_) {
     auto& attrs = attrs_.emplace_back();

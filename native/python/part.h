@@ -17,7 +17,9 @@ namespace datong {
 
 // role, file, offset, length, dtype, dims
 using PieceRow = std::tuple<std::string, std::string, int64_t, int64_t, int32_t, std::vector<int64_t>>;
-// name, kind, dtype, dims, format, pieces, data, arena, arena_offset, arena_size
+// name, kind (of a weight that is stored swapped: + kSwapped), dtype, dims, format, pieces, data, arena, arena_offset,
+// arena_size
+constexpr int32_t kSwapped = 256;
 using ValueRow = std::tuple<std::string, int32_t, int32_t, std::vector<int64_t>, std::string, std::vector<PieceRow>,
                             nanobind::bytes, int32_t, int64_t, int64_t>;
 // name, kind ('i' 'f' 's' as a number), i, f, s

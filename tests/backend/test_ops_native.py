@@ -35,7 +35,7 @@ def _available(isa: str) -> str:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("op", [op for op in OPS if op != "moe"])  # test_ops.py says that it is refused
+@pytest.mark.parametrize("op", OPS)
 def test_forced_instruction_set(isa: str, op: str) -> None:
     # a third of the cases each: tests/backend/test_ops.py runs all of them with the best instruction set
     chosen = cases(lambda case: case.op == op)[ISAS.index(_available(isa)) % 3 :: 3]

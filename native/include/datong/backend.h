@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Datong backend interface, version 1.0: the one door between Datong and a chip.
+ * Datong backend interface, version 1.1: the one door between Datong and a chip.
  *
  * A backend is a shared library that exports one symbol, `datong_backend_get_api`. Datong calls the functions of the
  * table that it returns. The Python protocol datong/spec/backend.py has the same verbs.
@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 #define DT_API_MAJOR 1 /* differs: refused */
-#define DT_API_MINOR 0 /* grows with appended fields and functions */
+#define DT_API_MINOR 1 /* grows with appended fields and functions. 1: dt_value.swapped, stacks of experts */
 
 /* ---- plain data ------------------------------------------------------------------------------------------------ */
 
@@ -92,7 +92,8 @@ typedef struct dt_value {
   int32_t dtype; /* dt_dtype; of a weight: what it stands for (DT_F32) */
   int32_t rank;
   const int64_t* dims; /* logical; DT_DIM_* may stand first */
-  /* weights */
+  /* weights. Of rank 3 (since 1.1): a stack of experts [E, out, in], whose pieces lie together, [E, ...], or apart: E
+   * times the pieces of one, in order */
   const char* format; /* datong/spec/formats.py: f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_k q5_k q6_k */
   int32_t piece_count;
   const dt_piece* pieces;
@@ -102,6 +103,8 @@ typedef struct dt_value {
   int32_t arena;
   int64_t arena_offset;
   int64_t arena_size;
+  /* since 1.1. Weights: 1 if the plain pieces are stored with the last two dims exchanged, [..., in, out] */
+  int32_t swapped;
 } dt_value;
 
 typedef struct dt_node {

@@ -70,16 +70,25 @@ static void device_close(dt_device* device) { free(device); }
 
 /* ---- questions ---- */
 
+/* The host's structs may be longer than those of the header that this was built with. */
+static const dt_value* value_at(const dt_value* values, int32_t i) {
+  return (const dt_value*)((const char*)values + (size_t)i * values->struct_size);
+}
+
+static const dt_node* node_at(const dt_node* nodes, int32_t i) {
+  return (const dt_node*)((const char*)nodes + (size_t)i * nodes->struct_size);
+}
+
 static const char* refusal(const dt_node* node, const dt_value* values, int32_t value_count) {
   if (strcmp(node->op, "add") != 0) return "the example knows only add";
   if (node->input_count != 2 || node->output_count != 1) return "add has two inputs and one output";
   for (int i = 0; i < 3; ++i) {
     const int32_t index = i < 2 ? node->inputs[i] : node->outputs[0];
     if (index < 0 || index >= value_count) return "a value index is out of range";
-    const dt_value* v = &values[index];
+    const dt_value* v = value_at(values, index);
     if (v->dtype != DT_F32 || v->rank != 2 || v->dims[0] >= 0) return "add wants f32 [T or R, n]";
     if (v->kind != DT_INPUT && v->kind != DT_TEMP) return "add wants activations";
-    if (v->dims[1] != values[node->inputs[0]].dims[1]) return "add wants equal shapes";
+    if (v->dims[1] != value_at(values, node->inputs[0])->dims[1]) return "add wants equal shapes";
   }
   return NULL;
 }
@@ -106,23 +115,25 @@ static dt_error* compile(dt_device* device, const dt_part* part, const dt_pairs*
       part->output_count > MAX_VALUES)
     return fail(DT_UNSUPPORTED, "[example] the part is too large");
   for (int32_t i = 0; i < part->node_count; ++i)
-    if (refusal(&part->nodes[i], part->values, part->value_count))
+    if (refusal(node_at(part->nodes, i), part->values, part->value_count))
       return fail(DT_UNSUPPORTED, "[example] the part holds a node that supports refuses");
   dt_program* p = calloc(1, sizeof *p);
   if (!p) return fail(DT_OUT_OF_MEMORY, "[example] out of memory");
   p->value_count = part->value_count;
   for (int32_t i = 0; i < part->value_count; ++i) {
-    p->widths[i] = part->values[i].rank == 2 ? part->values[i].dims[1] : 0;
-    p->rows[i] = part->values[i].rank > 0 && part->values[i].dims[0] == DT_DIM_ROWS;
+    const dt_value* v = value_at(part->values, i);
+    p->widths[i] = v->rank == 2 ? v->dims[1] : 0;
+    p->rows[i] = v->rank > 0 && v->dims[0] == DT_DIM_ROWS;
   }
   p->node_count = part->node_count;
   for (int32_t i = 0; i < part->node_count; ++i) {
-    p->nodes[i].a = part->nodes[i].inputs[0];
-    p->nodes[i].b = part->nodes[i].inputs[1];
-    p->nodes[i].y = part->nodes[i].outputs[0];
+    const dt_node* node = node_at(part->nodes, i);
+    p->nodes[i].a = node->inputs[0];
+    p->nodes[i].b = node->inputs[1];
+    p->nodes[i].y = node->outputs[0];
   }
   for (int32_t i = 0; i < part->input_count; ++i) {
-    const char* name = part->values[part->inputs[i]].name; /* the step's own inputs do not come as tensors */
+    const char* name = value_at(part->values, part->inputs[i])->name; /* the step's own inputs do not come as tensors */
     if (strcmp(name, "ids") && strcmp(name, "positions") && strcmp(name, "rows"))
       p->inputs[p->input_count++] = part->inputs[i];
   }

@@ -15,7 +15,7 @@ from datong.backends.cpu import create, library_path
 from datong.backends.plugin import PluginBackend
 from datong.conformance.build import PartBuilder
 from datong.errors import AbiMismatch, BackendMissing, DatongError, DeviceError, DtypeError, ShapeError, Unsupported
-from datong.spec.backend import Backend, No, Yes
+from datong.spec.backend import API_VERSION, Backend, No, Yes
 from datong.spec.program import TOKENS, CacheSpec, Node, Part, Slot, Step, Value
 
 NATIVE = Path(__file__).parents[3] / "native"
@@ -53,7 +53,7 @@ def _step(tokens: int, sequences: int = 0, **changes: np.ndarray) -> Step:
 def test_example_is_a_backend(example: Path) -> None:
     backend = PluginBackend(example)
     assert isinstance(backend, Backend)
-    assert (backend.name, backend.api_version, backend.fusions()) == ("example", (1, 0), frozenset())
+    assert (backend.name, backend.api_version, backend.fusions()) == ("example", API_VERSION, frozenset())
     (device,) = backend.devices()
     assert (device.name, device.evidence) == ("example", "not run")
 
@@ -86,13 +86,13 @@ _BROKEN = {
     "null": (
         "const dt_api* datong_backend_get_api(int32_t a, int32_t b) { (void)a; (void)b; return 0; }",
         AbiMismatch,
-        r"does not speak version 1\.0",
+        r"does not speak version 1\.1",
     ),
     "major": (
         'static dt_api t = {.struct_size = sizeof t, .major = 7, .minor = 2, .name = "x"};'
         "const dt_api* datong_backend_get_api(int32_t a, int32_t b) { (void)a; (void)b; return &t; }",
         AbiMismatch,
-        r"speaks version 7\.2 of the backend interface, 1\.0 is wanted",
+        r"speaks version 7\.2 of the backend interface, 1\.1 is wanted",
     ),
     "short": (
         "static dt_api t = {.struct_size = 8, .major = 1};"
