@@ -7,8 +7,10 @@ from typing import Any
 from datong.errors import CheckpointError, UnknownModel
 from datong.importer.config import Config
 from datong.importer.models import (
+    deepseek_v3,
     glm4,
     glm4_moe,
+    glm4_moe_lite,
     gpt_oss,
     internlm2,
     internlm3,
@@ -30,8 +32,10 @@ from datong.importer.show import show
 from datong.importer.weights import WeightMap
 
 FAMILIES: dict[str, Reader] = {
+    "deepseek_v3": deepseek_v3.read,
     "glm4": glm4.read,
     "glm4_moe": glm4_moe.read,
+    "glm4_moe_lite": glm4_moe_lite.read,
     "gpt_oss": gpt_oss.read,
     "internlm2": internlm2.read,
     "internlm3": internlm3.read,

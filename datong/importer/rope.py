@@ -87,6 +87,18 @@ def read_rope(
     return Rope(inv_freq, scale, context)
 
 
+def score_mscale(config: Config) -> float:
+    """By what yarn's `mscale_all_dim` multiplies the scores of DeepSeek's attention: (0.1 m ln(factor) + 1)^2.
+
+    Source: transformers 5.23 `yarn_apply_mscale`; 0 counts as absent, and other rope types have none.
+    """
+    parameters, _ = _parameters(config, 10000.0)
+    if parameters.text("rope_type", "default") != "yarn" or not parameters.raw("mscale_all_dim", None):
+        return 1.0
+    weight, factor = parameters.number("mscale_all_dim"), parameters.number("factor")
+    return (0.1 * weight * math.log(factor) + 1.0) ** 2 if factor > 1 else 1.0
+
+
 def default_frequencies(theta: float, dim: int) -> np.ndarray:
     """Return theta ** (-2i / dim) for i in [0, dim / 2): [dim / 2] f32."""
     return F32(1.0) / _powers(theta, dim)

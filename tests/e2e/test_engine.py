@@ -15,6 +15,7 @@ GOLDENS = Path(__file__).resolve().parents[1] / "data" / "goldens"
 FAMILIES = ["internlm2", "internlm3", "llama3", "llama3_sharded", "qwen2", "qwen3", "smollm2"]
 FAMILIES += ["glm4", "neo_chat", "step1"]
 FAMILIES += ["glm4_moe", "gpt_oss", "minimax_m2", "qwen3_moe", "step3_text", "step3p5", "step3p7"]
+FAMILIES += ["deepseek_v3", "glm4_moe_lite"]
 DEVICES = ["reference", "cpu"]
 BOTH = [(family, device) for family in FAMILIES for device in DEVICES]
 BOUND = 2e-3  # tests/data/goldens/README.md

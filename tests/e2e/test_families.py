@@ -24,8 +24,10 @@ GOLDENS = Path(__file__).resolve().parents[1] / "data" / "goldens"
 BOUND = 2e-3  # max |logit difference|; tests/data/goldens/README.md says why
 # family -> functions that its graph needs
 FAMILIES: dict[str, set[str]] = {
+    "deepseek_v3": {"MoE"},
     "glm4": set(),
     "glm4_moe": {"MoE"},
+    "glm4_moe_lite": {"MoE"},
     "gpt_oss": {"MoE", "Attention"},
     "minimax_m2": {"MoE"},
     "neo_chat": set(),
@@ -35,7 +37,7 @@ FAMILIES: dict[str, set[str]] = {
     "step3p5": {"MoE", "GLU"},
     "step3p7": {"MoE", "GLU"},
 }
-IN_TRANSFORMERS = {"glm4", "glm4_moe", "gpt_oss", "minimax_m2", "qwen3_moe"}
+IN_TRANSFORMERS = {"deepseek_v3", "glm4", "glm4_moe", "glm4_moe_lite", "gpt_oss", "minimax_m2", "qwen3_moe"}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -93,6 +93,17 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """Widths, in channels, of attention whose keys and values come from one narrow vector per token (latent.py)."""
+
+    q_rank: int  # of the queries' own narrow vector; 0: queries come from `q_proj` at once
+    kv_rank: int
+    plain: int  # of a head of q and k: not turned by positions
+    rope: int  # of a head of q and k: turned; the key's are shared by all heads
+    value: int  # of a head of v
+
+
+@dataclass(frozen=True)
 class Layer:
     """What may differ from layer to layer."""
 
@@ -122,6 +133,7 @@ class Decoder:
     mlp_bias: bool = False
     qk_norm: str = ""  # RMSNorm of q and k before rope: `head`, `whole` width, or `halves` of each head
     q_rank: int = 0  # width between q_in and q
+    latent: Latent | None = None  # q, k and v by way of narrow vectors
     interleaved: bool = False  # rope turns neighbours
     norm_offset: float = 0.0  # 1: norm weights are stored less 1
     embed_scale: float = 0.0  # 0: none

@@ -37,15 +37,18 @@ def read(config: Config) -> Decoder:
     )  # fmt: skip
 
 
-def read_deepseek_experts(config: Config, groups: int, scale: float) -> Experts:
-    """Experts as DeepSeek-V3 names and chooses them; `groups` and `scale` are the family's defaults."""
+def read_deepseek_experts(
+    config: Config, groups: int, scale: float, *, top_groups: int = 1, count: int = 128, top_k: int = 8,
+    inner: int = 1408,
+) -> Experts:  # fmt: skip
+    """Experts as DeepSeek-V3 names and chooses them; all but `config` are the family's defaults."""
     config.expect("scoring_func", "sigmoid", "another router is another model")
     config.expect("topk_method", "noaux_tc", "another way to choose is another model")
-    inner, shared = config.integer("moe_intermediate_size", 1408), config.integer("n_shared_experts", 1, minimum=0)
+    inner, shared = config.integer("moe_intermediate_size", inner), config.integer("n_shared_experts", 1, minimum=0)
     return Experts(
-        config.integer("n_routed_experts", 128), config.integer("num_experts_per_tok", 8), inner, score="sigmoid",
+        config.integer("n_routed_experts", count), config.integer("num_experts_per_tok", top_k), inner, score="sigmoid",
         renorm=config.flag("norm_topk_prob", True), scale=config.number("routed_scaling_factor", scale),
-        groups=config.integer("n_group", groups), top_groups=config.integer("topk_group", 1),
+        groups=config.integer("n_group", groups), top_groups=config.integer("topk_group", top_groups),
         select_bias="mlp.gate.e_score_correction_bias", shared="mlp.shared_experts." if shared else "",
         shared_inner=inner * shared,
     )  # fmt: skip

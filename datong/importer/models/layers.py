@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from datong.importer.config import Config
 from datong.importer.graph import I64, GraphBuilder
+from datong.importer.models import latent
 from datong.importer.models.decoder import Built, Decoder, Experts, Glu, Layer
 from datong.importer.weights import WeightMap
 
@@ -59,11 +60,10 @@ def _attention_block(
     n = d.names
     with b.scope("attn"):
         h = b.rms_norm(x, f"{prefix}{n.attn_norm}.weight", d.eps, "norm", d.norm_offset)
-        q, k, v = _packed_qkv(b, d, layer, prefix, h) if n.qkv else _qkv(b, d, layer, prefix, h)
-        q, k = (_qk_norm(b, d, layer, f"{prefix}{n.attn}", value, part) for value, part in ((q, "q"), (k, "k")))
-        if table is not None:
-            q = b.rope(q, table, layer.heads, "q_rope", d.interleaved)
-            k = b.rope(k, table, layer.kv_heads, "k_rope", d.interleaved)
+        if d.latent is not None and table is not None:
+            q, k, v = latent.qkv(b, d, d.latent, layer.heads, f"{prefix}{n.attn}", h, table)
+        else:
+            q, k, v = _turned_qkv(b, d, layer, prefix, h, table)
         y = b.attention(
             q, k, v, layer.heads, layer.kv_heads, layer.window, "attention",
             scale=d.attn_scale or None, sinks=f"{prefix}{n.attn}{n.sinks}" if n.sinks else "",
@@ -76,6 +76,18 @@ def _attention_block(
         if n.attn_out_norm:
             y = b.rms_norm(y, f"{prefix}{n.attn_out_norm}.weight", d.eps, "out_norm", d.norm_offset)
         return b.add(x, y, "residual")
+
+
+def _turned_qkv(
+    b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, h: ir.Value, table: Table | None
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    n = d.names
+    q, k, v = _packed_qkv(b, d, layer, prefix, h) if n.qkv else _qkv(b, d, layer, prefix, h)
+    q, k = (_qk_norm(b, d, layer, f"{prefix}{n.attn}", value, part) for value, part in ((q, "q"), (k, "k")))
+    if table is not None:
+        q = b.rope(q, table, layer.heads, "q_rope", d.interleaved)
+        k = b.rope(k, table, layer.kv_heads, "k_rope", d.interleaved)
+    return q, k, v
 
 
 def _qk_norm(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, x: ir.Value, part: str) -> ir.Value:

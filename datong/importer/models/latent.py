@@ -1,0 +1,62 @@
+"""Multi-head latent attention (DeepSeek-V2 and later): q, k and v of each head out of one narrow vector per token.
+
+Written with the ordinary operators, in the expanded form: keys and values of all heads are made, and cached, as in
+plain attention with as many key heads as query heads. The latent cache (kv_rank + rope channels a token) and the
+absorbed form, which attends in the narrow space, are not there yet: the answers are the same, the cache is larger.
+A head of q and k is [plain, rope], a head of v has a width of its own.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from datong.importer.graph import GraphBuilder
+from datong.importer.models.decoder import Decoder, Latent
+
+# Not the config's: the published code leaves these two norms at their default (transformers 5.23, DeepseekV3Attention).
+NARROW_EPS = 1e-6
+
+
+def qkv(
+    b: GraphBuilder, d: Decoder, a: Latent, heads: int, prefix: str, h: ir.Value, table: tuple[ir.Value, ir.Value]
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Turned q and k [batch, seq, heads * (plain + rope)] and v [batch, seq, heads * value] of h [batch, seq, hidden].
+
+    `prefix` is that of the attention's tensors; `d.qkv_bias` is of the two narrow projections only.
+    """
+    dim = a.plain + a.rope
+    if a.q_rank:
+        narrow = _narrow(b, d, prefix, h, "q_a_proj", a.q_rank)
+        normed = b.rms_norm(narrow, f"{prefix}q_a_layernorm.weight", NARROW_EPS, "q_a_norm")
+        q = b.linear(normed, f"{prefix}q_b_proj.weight", heads * dim, "q_proj")
+    else:
+        q = b.linear(h, f"{prefix}q_proj.weight", heads * dim, "q_proj")
+    q_plain, q_rope = b.slices(q, dim, [a.plain, a.rope], ["q_plain", "q_unturned"])
+    q_rope = b.rope(q_rope, table, heads, "q_rope", d.interleaved)
+
+    both = _narrow(b, d, prefix, h, "kv_a_proj_with_mqa", a.kv_rank + a.rope)
+    latent, shared = b.slices(both, a.kv_rank + a.rope, [a.kv_rank, a.rope], ["latent", "k_unturned"])
+    latent = b.rms_norm(latent, f"{prefix}kv_a_layernorm.weight", NARROW_EPS, "kv_a_norm")
+    wide = b.linear(latent, f"{prefix}kv_b_proj.weight", heads * (a.plain + a.value), "kv_proj")
+    k_plain, v = b.slices(wide, a.plain + a.value, [a.plain, a.value], ["k_plain", "v"])
+    k_rope = _repeated(b, b.rope(shared, table, 1, "k_rope", d.interleaved), heads)
+    return b.joined([q_plain, q_rope], heads, "q"), b.joined([k_plain, k_rope], heads, "k"), v
+
+
+def _narrow(b: GraphBuilder, d: Decoder, prefix: str, h: ir.Value, weight: str, out: int) -> ir.Value:
+    name = f"{prefix}{weight}"
+    return b.linear(h, f"{name}.weight", out, weight, f"{name}.bias" if d.qkv_bias else "")
+
+
+def _repeated(b: GraphBuilder, x: ir.Value, times: int) -> ir.Value:
+    """[batch, seq, n] -> [batch, seq, times * n], by doubling: `concat` joins two."""
+    result, power, doubled = None, 1, x
+    while True:
+        if times & power:
+            result = doubled if result is None else b.joined([result, doubled], 1, f"k_rope.{times & (2 * power - 1)}")
+        power *= 2
+        if power > times:
+            break
+        doubled = b.joined([doubled, doubled], 1, f"k_rope.double{power}")
+    assert result is not None
+    return result
