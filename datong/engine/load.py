@@ -95,12 +95,12 @@ def load(
     asked = {name: str(value) for name, value in given.items() if value is not None}
     check_options(asked, devices.backends[: devices.named])
     program = cached_program(package, devices.backends, splits=devices.splits, strict=strict)
-    give_back()  # the first time, the importer and the compiler have been here
     if sentence := fallback_sentence(program):
         warnings.warn(f"{sentence}; `strict` refuses that", FallbackWarning, stacklevel=2)
     offered = {"threads": env.threads(), "isa": env.isa(), "max_tokens": step, "max_rows": step_rows}
     settings = {name: str(value) for name, value in offered.items() if value is not None} | asked
     runner = Runner(program, devices.backends, cache, settings)
+    give_back()  # of the importer and the compiler the first time, and of the plan's text
     _tell_elsewhere(runner.placement(), strict)
     return Model(package, Engine(runner, tokens, max_tokens=step, max_rows=step_rows), device)
 

@@ -9,8 +9,8 @@ from datong.backends.plugin import PluginBackend
 from datong.errors import BackendMissing
 
 # Prefill of 1,024 tokens on Zen 4, tokens/s: 817 in steps of 512, 824 of 256, 812 of 128 (SmolLM2 Q4_1, one thread); at
-# 1.1 billion parameters no difference either. Half the step has half the activations: 3.4 MB less for SmolLM2.
-STEP_TOKENS = 256
+# 1.1 billion parameters no difference either. Half the step has half the activations: 512 to 128 is 5 MB for SmolLM2.
+STEP_TOKENS = 128
 
 LIBRARY = "libdatong_cpu.so"
 OPTIONS = ("threads", "isa", "activations", "cache_dtype", "max_tokens", "max_rows")  # of native/plugin_cpu/api.cpp
