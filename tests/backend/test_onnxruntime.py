@@ -13,6 +13,7 @@ from datong.errors import FallbackWarning, Unsupported
 
 GOLDENS = Path(__file__).resolve().parents[1] / "data" / "goldens"
 FAMILIES = ["internlm2", "internlm3", "llama3", "llama3_sharded", "qwen2", "qwen3", "smollm2"]
+FAMILIES += ["deepseek_v3", "glm4_moe_lite"]
 BOUND = 2e-3  # tests/data/goldens/README.md
 AZURE = "onnxruntime:AzureExecutionProvider"  # in every wheel of PyPI; takes only nodes of its own
 

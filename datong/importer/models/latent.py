@@ -39,7 +39,7 @@ def qkv(
     latent = b.rms_norm(latent, f"{prefix}kv_a_layernorm.weight", NARROW_EPS, "kv_a_norm")
     wide = b.linear(latent, f"{prefix}kv_b_proj.weight", heads * (a.plain + a.value), "kv_proj")
     k_plain, v = b.slices(wide, a.plain + a.value, [a.plain, a.value], ["k_plain", "v"])
-    k_rope = _repeated(b, b.rope(shared, table, 1, "k_rope", d.interleaved), heads)
+    k_rope = repeated(b, b.rope(shared, table, 1, "k_rope", d.interleaved), heads)
     return b.joined([q_plain, q_rope], heads, "q"), b.joined([k_plain, k_rope], heads, "k"), v
 
 
@@ -48,7 +48,7 @@ def _narrow(b: GraphBuilder, d: Decoder, prefix: str, h: ir.Value, weight: str, 
     return b.linear(h, f"{name}.weight", out, weight, f"{name}.bias" if d.qkv_bias else "")
 
 
-def _repeated(b: GraphBuilder, x: ir.Value, times: int) -> ir.Value:
+def repeated(b: GraphBuilder, x: ir.Value, times: int) -> ir.Value:
     """[batch, seq, n] -> [batch, seq, times * n], by doubling: `concat` joins two."""
     result, power, doubled = None, 1, x
     while True:
