@@ -16,6 +16,7 @@ def verify(
     goldens: Annotated[
         bool, typer.Option(help="Also run the golden vectors on --device, if the package is sealed.")
     ] = True,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read all weights: NaN and infinities fail.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Check that a package is what it says it is.
@@ -32,7 +33,7 @@ def verify(
 
         logits = load(str(package), device=device).logits
     with progress() as report:
-        result = check(opened, logits, progress=report)
+        result = check(opened, logits, progress=report, deep=deep)
     if as_json:
         print_json(result.as_dict())
     else:

@@ -90,14 +90,16 @@ def verify(
     progress: Progress | None = None,
     *,
     tolerance: float | None = None,
+    deep: bool = False,
 ) -> Report:
     """Check the package; never raises for what is wrong with it, see `Report.raise_if_failed`.
 
     Args:
         package:   opened, or where it lies.
         logits_fn: runs the model, ids [T] int64 -> [T, vocab] float32; without it the golden vectors are skipped.
-        progress:  told of bytes hashed.
+        progress:  told of bytes hashed and read.
         tolerance: largest |difference| of a logit, as a share of the largest |logit|; default by weight format.
+        deep:      read the weights as well: is every one a number?
     """
     report = Report()
 
@@ -127,6 +129,8 @@ def verify(
         check(f"hash {entry.path}", partial(_hash, found, entry.path, entry.sha256, progress))
     for name, body in (("offsets", _offsets), ("graph", _graph), ("operators", _operators), ("tokenizer", _text)):
         check(name, partial(body, found))
+    if deep:
+        check("finite", partial(_finite, found, progress))
     if not found.manifest.goldens:
         check("golden", partial(_skip, "no golden vectors: the package was not sealed with a backend"))
     for i, golden in enumerate(found.manifest.goldens):
@@ -136,6 +140,12 @@ def verify(
 
 def _skip(reason: str) -> NoReturn:
     raise _Skip(reason)
+
+
+def _finite(package: Package, progress: Progress | None) -> str:
+    from datong.package.finite import check_finite  # brings onnx
+
+    return check_finite(package, progress)
 
 
 def _hash(package: Package, path: str, want: str | None, progress: Progress | None) -> str:
