@@ -67,11 +67,17 @@ class CacheLayout:
 
     block_size: int  # tokens per block
     dtype: str  # f32 | f16 | bf16
-    bytes_per_block: int  # all layers of the part, K and V
+    bytes_per_block: int  # all layers of the part that keep something of every token
+    bytes_per_window_block: int = 0  # all layers of kind `window`
+    bytes_per_state: int = 0  # all layers, of one sequence
 
 
 class Cache(Protocol):
-    """A paged K/V cache of `blocks` blocks on the device. Freed with the object."""
+    """The caches of a part on the device (spec/program.py, CacheSpec). Freed with the object.
+
+    `blocks` blocks for what is kept per token; `window_blocks` for the caches of kind `window`, 0: they share `blocks`;
+    `states` slots for what is kept per sequence.
+    """
 
     layout: CacheLayout
     blocks: int
@@ -79,12 +85,15 @@ class Cache(Protocol):
     def copy_block(self, source: int, target: int) -> None:
         """Copy one block in all layers (prefix reuse, copy on write). Required."""
 
+    def copy_state(self, source: int, target: int) -> None:
+        """Copy one state slot in all layers (prefix reuse). Required where the part has state caches."""
+
 
 class Executable(Protocol):
     """A part, compiled and with its weights on the device."""
 
-    def create_cache(self, blocks: int) -> Cache:
-        """Allocate a cache. Required. Raises DeviceError when memory is short."""
+    def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0) -> Cache:
+        """Allocate a cache; see Cache. Required. Raises DeviceError when memory is short."""
 
     def run(self, step: Step, cache: Cache | None, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the nodes once. Required.

@@ -81,7 +81,19 @@ class Node:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """K/V of one attention layer: `kind` is `full` or `window`; dims are per token."""
+    """What one layer remembers; a layer has at most one cache of each kind.
+
+    kind, and what is kept:
+
+        full      keys [kv_heads, key_dim] and values [kv_heads, value_dim] of every token, in blocks
+        window    as `full`, of the last `window` tokens; blocks from `Step.window_tables`
+        latent    one row [key_dim] per token, in blocks: the key of the only head, and its first value_dim channels
+                  are the value as well (kv_heads 1; MLA)
+        index     keys [kv_heads, key_dim] per token, in blocks; value_dim 0 (sparse attention's indexer)
+        recurrent f32 [kv_heads, key_dim, value_dim] per sequence, whatever its length (linear attention)
+        conv      f32 [kv_heads=1, key_dim channels, value_dim tokens] per sequence: the last inputs of a short
+                  convolution, oldest first
+    """
 
     layer: int
     kind: str
@@ -89,6 +101,9 @@ class CacheSpec:
     key_dim: int
     value_dim: int
     window: int = 0  # tokens; 0: unlimited
+
+
+STATE_KINDS = frozenset({"recurrent", "conv"})  # of CacheSpec: per sequence, not per token
 
 
 @dataclass(frozen=True)
@@ -132,7 +147,11 @@ class Step:
 
     Tokens of sequence s are rows query_starts[s] : query_starts[s+1]; its cache holds context_lens[s] tokens *after*
     this step, so its first new token has position context_lens[s] - (new tokens of s) when positions run from 0.
-    Token at position p lies in block block_tables[s, p // block_size], slot p % block_size.
+    Token at position p lies in block block_tables[s, p // block_size], slot p % block_size. Caches of kind
+    `window` have blocks of their own, which are given back when the last token that sees them has run: `window_tables`.
+
+    The state caches of sequence s are in slot state_slots[s]: read unless the first new token has position 0 (then the
+    state is zero), and written at the end of the step.
     """
 
     ids: np.ndarray  # [T] i64
@@ -141,3 +160,5 @@ class Step:
     context_lens: np.ndarray  # [S] i64
     block_tables: np.ndarray  # [S, M] i32; unused entries -1
     rows: np.ndarray  # [R] i64, tokens whose logits are wanted; R may be 0
+    window_tables: np.ndarray | None = None  # [S, M] i32, -1 where no window reaches; None: as block_tables
+    state_slots: np.ndarray | None = None  # [S] i32; None where the program has no state caches
