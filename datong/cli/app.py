@@ -17,6 +17,7 @@ from datong.cli import (
     import_,
     inspect_,
     new_backend,
+    quantize,
     run,
     seal,
     verify,
@@ -49,6 +50,7 @@ def _root(
 app.command("import")(import_.import_)
 app.command("inspect")(inspect_.inspect_)
 app.command("verify")(verify.verify)
+app.command("quantize")(quantize.quantize)
 app.command("seal")(seal.seal)
 app.command("compile")(compile_.compile_)
 app.command("run")(run.run)

@@ -17,6 +17,7 @@ ORDER = [
     "compiler",
     "backends",
     "engine",
+    "quantize",
     "server",
     "conformance",
     "cli",

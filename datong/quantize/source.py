@@ -1,0 +1,120 @@
+"""The weights of a package as numbers: what each is to the graph, and its rows in f32, read as they are asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datong.compiler.draft import Draft
+from datong.errors import CheckpointError, PackageError
+from datong.package.reader import Package
+from datong.spec import formats
+from datong.spec.formats import Format
+from datong.spec.program import Node, Value, expert
+from datong.spec.reference import dequantise
+
+F32 = npt.NDArray[np.float32]
+
+LARGEST = 65504.0 * 7  # the largest f16, times the largest code of q4_0
+
+# What a weight is to the graph. Of several uses (a tied embedding is two) the first of this order counts.
+OTHER, ROUTER, VOCABULARY, LINEAR, EXPERTS = "other", "router", "vocabulary", "linear", "experts"
+ORDER = (OTHER, ROUTER, VOCABULARY, LINEAR, EXPERTS)
+_EXPERT_INPUTS = (2, 3, 4)  # of `moe`: gate, up, down
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One weight of the package, under the name by which the family's builder takes it."""
+
+    name: str
+    value: str  # of the draft: what the nodes read
+    role: str
+    shape: tuple[int, ...]  # logical, as the checkpoint has it
+    format: Format
+    swapped: bool
+    pieces: dict[str, npt.NDArray[Any]]  # by role, views of the mapped files, in the stored shape
+
+    @property
+    def rows(self) -> int:
+        """Of all experts together, where there are several."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def width(self) -> int:
+        """Values of a row."""
+        return self.shape[-1]
+
+    def read(self, start: int, stop: int) -> F32:
+        """Rows, dequantised: [stop - start, width]. Raises CheckpointError for a value that no block can hold, or NaN."""
+        rows = {
+            role: piece.reshape(self.rows, *piece.shape[len(self.shape) - 1 :]) for role, piece in self.pieces.items()
+        }
+        values = dequantise(self.format, {role: piece[start:stop] for role, piece in rows.items()})
+        if not (np.abs(values) <= LARGEST).all():
+            raise CheckpointError(
+                "quantize",
+                f"weight `{self.name}` should hold numbers up to {LARGEST:.0f}, one in rows {start} to {stop - 1} is not",
+                "`datong verify --deep` lists such weights; download the checkpoint again",
+            )
+        return np.ascontiguousarray(values, np.float32)
+
+
+def matrices(package: Package, draft: Draft) -> list[Matrix]:
+    """Every weight that the graph uses, in the order of its first use; tied ones once.
+
+    Raises PackageError when a weight is no tensor of its own.
+    """
+    places = {(file, entry.offset): name for name, (file, entry) in package.tensors.items()}
+    roles = _roles(draft)
+    found: dict[str, Matrix] = {}
+    for name, role in roles.items():
+        for one in _members(draft.values[name]):
+            first = one.pieces[0]
+            tensor = places.get((first.file, first.offset))
+            if tensor is None:
+                raise PackageError("quantize", f"weight `{one.name}` should be a tensor of its own, it is part of one")
+            form = formats.BY_NAME[one.format]
+            pieces = {p.role: package.tensor(places[p.file, p.offset]) for p in one.pieces}
+            shape = tuple(int(d) for d in one.shape)
+            shape = (*shape[:-2], shape[-1], shape[-2]) if one.swapped else shape
+            found.setdefault(tensor, Matrix(tensor, name, role, shape, form, one.swapped, pieces))
+    return list(found.values())
+
+
+def _members(value: Value) -> Iterator[Value]:
+    """The weight, or its experts where each is a tensor of its own."""
+    apart = len(value.pieces) > len({piece.role for piece in value.pieces})
+    if not apart:
+        yield value
+        return
+    yield from (expert(value, index) for index in range(int(value.shape[0])))
+
+
+def _roles(draft: Draft) -> dict[str, str]:
+    """Weight value -> its role, in the order of use."""
+    chosen = {node.inputs[1] for node in draft.nodes if node.op == "moe"}
+    found: dict[str, str] = {}
+    for node in draft.nodes:
+        for place, name in enumerate(node.inputs):
+            if name and draft.values[name].kind == "weight":
+                role = _role(node, place, chosen, draft.output)
+                found[name] = min(found.get(name, role), role, key=ORDER.index)
+    return found
+
+
+def _role(node: Node, place: int, router_logits: set[str], output: str) -> str:
+    if node.op == "embedding":
+        return VOCABULARY
+    if node.op == "moe" and place in _EXPERT_INPUTS:
+        return EXPERTS
+    if node.op != "linear" or place != 1:
+        return OTHER
+    if node.outputs[0] == output:
+        return VOCABULARY
+    return ROUTER if node.outputs[0] in router_logits else LINEAR
