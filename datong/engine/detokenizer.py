@@ -18,28 +18,36 @@ MAX_STOP_LENGTH = 1024  # characters; the longest text that may be held back
 class Detokenizer:
     """Decodes one answer. The concatenation of what `push` and `finish` return equals `tokenizer.decode(ids)`.
 
-    `continues`: the answer continues a text, so its leading space stays.
+    `continues`: the answer continues a text, so its leading space stays. `keep`: special tokens that are shown though
+    special ones are skipped.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, continues: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special: bool = True,
+        continues: bool = False,
+        keep: frozenset[int] = frozenset(),
+    ) -> None:
         self._table = tokenizer.token_bytes
-        self._skip = skip_special
+        self._skip, self._keep = skip_special, keep
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._strip = 0 if continues or self._table is None else self._table.strip
         self._tokenizer, self._ids, self._shown = tokenizer, [], ""  # type: Tokenizer, list[int], str
-        self._stream = None if self._table else tokenizer.decode_stream(skip_special)
+        self._stream = None if self._table else tokenizer.decode_stream(skip_special and not keep)
 
     def push(self, token: int) -> str:
         """Text that became certain with this token; may be empty."""
         if self._table is None:
             return self._push_unknown(token)
-        data = self._table.get(token, self._skip)
+        data = self._table.get(token, self._skip and token not in self._keep)
         return self._strip_start(self._utf8.decode(data)) if data else ""
 
     def finish(self) -> str:
         """What was held back for bytes that never came: U+FFFD, or nothing."""
         if self._table is None:
-            whole = self._tokenizer.decode(self._ids, skip_special=self._skip)
+            whole = self._tokenizer.decode(self._ids, skip_special=self._skip and not self._keep)
             return whole[len(self._shown) :]
         return self._strip_start(self._utf8.decode(b"", True))
 

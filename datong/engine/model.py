@@ -22,9 +22,11 @@ from datong.engine.tokenizer import Tokenizer
 from datong.errors import DtypeError, InvalidRequest, ShapeError, TemplateError
 
 if TYPE_CHECKING:
+    from datong.engine.dialogue import DialogueReader
     from datong.engine.session import Session
     from datong.package.reader import Package
     from datong.spec.backend import Placed
+    from datong.spec.dialogue import Dialogue
 
 Ids = Sequence[int] | np.ndarray
 Prompt = str | Ids | Sequence[Message]
@@ -96,6 +98,22 @@ class Model:
     def _templates(self) -> dict[bool, ChatTemplate]:
         return {}
 
+    @cached_property
+    def dialogue(self) -> Dialogue | None:
+        """How the model writes reasoning and tool calls; None where the package does not say it."""
+        return self.package.dialogue()
+
+    def answer_reader(self, tools: Sequence[Mapping[str, Any]] | None = None, prompt: str = "") -> DialogueReader:
+        """Takes the text of one answer apart as it comes: reasoning, text, tool calls.
+
+        Args:
+            tools: those that the request named; None: calls are not looked for.
+            prompt: text that the answer continues, as the chat template rendered it.
+        """
+        from datong.engine.dialogue import DialogueReader
+
+        return DialogueReader(self.dialogue, tools, prompt)
+
     def placement(self) -> list[tuple[str, Placed]]:
         """(backend, where the node runs) for every node, in order of execution."""
         return self.engine.runner.placement()
@@ -151,6 +169,7 @@ class Model:
         ignore_eos: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_options: Mapping[str, Any] | None = None,
+        marks: bool = False,
         **sampling: Any,
     ) -> Result | list[Result] | Stream:
         """Continue a prompt, or several at once.
@@ -164,6 +183,7 @@ class Model:
             ignore_eos: go on when the model says that it is done.
             tools: JSON schemas of functions, for the chat template.
             template_options: further variables for it, such as `enable_thinking`.
+            marks: leave the special tokens that mark reasoning and tool calls in the text, for `answer_reader`.
             sampling: temperature (0: greedy, the default), top_k, top_p, min_p, repetition_penalty,
                 presence_penalty, frequency_penalty, logit_bias, seed, logprobs; see SamplingParams.
 
@@ -185,7 +205,7 @@ class Model:
             self.engine.check(tokens, 1)
             limit = min(self.context, len(tokens) + (max_tokens or self.context))
             is_chat = _is_chat(one)
-            requests.append(self._request(tokens, limit, params, stop, ignore_eos, is_chat, index))
+            requests.append(self.request(tokens, limit, params, stop, ignore_eos, is_chat, index, marks))
         answers = Stream(self.engine, requests)
         if stream:
             return answers
@@ -226,20 +246,22 @@ class Model:
             self._templates[tools] = ChatTemplate(source, self.tokenizer.specials)
         return self._templates[tools]
 
-    def _request(
+    def request(
         self,
         tokens: list[int],
         limit: int,
         params: SamplingParams,
-        stop: str | Iterable[str],
-        ignore_eos: bool,
-        is_chat: bool,
-        index: int,
+        stop: str | Iterable[str] = (),
+        ignore_eos: bool = False,
+        is_chat: bool = False,
+        index: int = 0,
     ) -> Request:
+        """One generation for `engine.submit`; `tokens` passed `engine.check`, `limit` counts them too."""
         has_text = self.package.tokenizer_file is not None
         if stop and not has_text:
             raise InvalidRequest("stop", "stop strings need a tokenizer, the package has none")
-        detokenizer = Detokenizer(self.tokenizer, continues=not is_chat) if has_text else None
+        keep = self.tokenizer.marks(self.dialogue) if marks and has_text and self.dialogue else frozenset[int]()
+        detokenizer = Detokenizer(self.tokenizer, continues=not is_chat, keep=keep) if has_text else None
         stop_ids = self.tokenizer.eos_ids if has_text and not ignore_eos else frozenset()
         return Request(tokens, limit, params, detokenizer, stop, stop_ids, index)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import tokenizers
     from tokenizers.decoders import DecodeStream
 
+    from datong.spec.dialogue import Dialogue
+
 SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -107,6 +109,12 @@ class Tokenizer:
                 if isinstance(item, dict) and item.get("name") == "tool_use" and isinstance(item.get("template"), str):
                     return str(item["template"])
         return self._template
+
+    def marks(self, dialogue: Dialogue) -> frozenset[int]:
+        """Special tokens that reasoning and tool calls are marked with."""
+        added = self.inner.get_added_tokens_decoder().items()
+        marks = dialogue.marks()
+        return frozenset(i for i, token in added if token.special and any(token.content in mark for mark in marks))
 
     def _special_texts(self) -> dict[str, str]:
         """`bos_token` … by name: what chat templates may print."""

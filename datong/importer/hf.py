@@ -7,8 +7,10 @@ from pathlib import Path
 
 from datong.errors import ConfigError, ImportFailed
 from datong.importer import assets, checkpoint, files
+from datong.importer.dialogue.choose import dialogue_file
 from datong.importer.imported import Imported, Progress
 from datong.importer.registry import build_model
+from datong.importer.texts import TEMPLATE_FILES, template_of
 
 MAX_CONFIG = 4_000_000  # bytes; real ones have a few thousand
 
@@ -47,8 +49,17 @@ def import_directory(src: Path, progress: Progress | None = None) -> Imported:
         vocab_size=built.vocab_size,
         context_length=built.context_length,
         ignored_keys=built.ignored_keys,
+        generated=_dialogue(src, carried, built.family),
         files=(*carried, *index, *checkpoint.weight_files(weights)),
     )
+
+
+def _dialogue(src: Path, carried: list[str], family: str) -> dict[str, bytes]:
+    """`dialogue.json`, where the model's way to write tool calls is known; nothing for a model without tokenizer."""
+    if not assets.has_tokenizer(carried):
+        return {}
+    texts = {name: files.read_bytes(src, name) for name in carried if name in TEMPLATE_FILES}
+    return dialogue_file(template_of(texts), family)
 
 
 def _origin(stated: object, root: Path) -> tuple[str, str]:

@@ -22,9 +22,12 @@ from datong.package import texts
 from datong.package.files import read_bounded
 from datong.package.manifest import GRAPH, MAX_BYTES, NAME, FileEntry, Manifest, decode
 from datong.package.paths import resolve_inside
+from datong.spec import dialogue
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from datong.spec.dialogue import Dialogue
 
 MAX_GRAPH = (1 << 31) - 1  # bytes; protobuf's own limit
 AGAIN = "a file was changed since the package was made: import the model again"
@@ -131,6 +134,12 @@ class Package:
 
     def _json(self, name: str) -> dict[str, Any]:
         return texts.json_object(self.read(name), name) if self.manifest.file(name) else {}
+
+    def dialogue(self) -> Dialogue | None:
+        """How the model writes reasoning and tool calls; None where the package does not say it."""
+        if not self.manifest.file(dialogue.NAME):
+            return None
+        return dialogue.decode(self.read(dialogue.NAME, dialogue.MAX_BYTES))
 
     def chat_template(self) -> str | None:
         """The text of the chat template, wherever the package carries it; None when it has none."""

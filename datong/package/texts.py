@@ -1,14 +1,16 @@
-"""The small files of a package by name: their kinds, the JSON in them, where the chat template is."""
+"""The small files of a package by name: their kinds, and the hashes of those that turn text into ids and back."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from datong.errors import PackageError
 from datong.importer.digest import sha256
+from datong.importer.texts import TEMPLATE_FILES, json_object, template_of
 from datong.package.manifest import TextHashes
+from datong.spec import dialogue
+
+__all__ = ["MAX_BYTES", "TEMPLATE_FILES", "json_object", "kind_of", "template_of", "text_hashes"]
 
 MAX_BYTES = 256 << 20  # of one text file; the largest tokenizer.json seen is 35 MB
 
@@ -20,15 +22,13 @@ _KINDS: dict[str, Kind] = {
     "generation_config.json": "generation",
     "chat_template.jinja": "template",
     "chat_template.json": "template",
+    dialogue.NAME: "template",
     "special_tokens_map.json": "tokenizer",
     "added_tokens.json": "tokenizer",
     "vocab.json": "tokenizer",
     "vocab.txt": "tokenizer",
     "merges.txt": "tokenizer",
 }
-
-
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")  # the first that has one wins
 
 
 def kind_of(path: str) -> Kind:
@@ -45,49 +45,11 @@ def kind_of(path: str) -> Kind:
 
 
 def text_hashes(texts: Mapping[str, bytes]) -> TextHashes:
-    """Hashes of tokenizer and chat template, from whichever files carry them."""
-    tokenizer = texts.get("tokenizer.json")
+    """Hashes of tokenizer, chat template and tool-call format, from whichever files carry them."""
+    tokenizer, tool_calls = texts.get("tokenizer.json"), texts.get(dialogue.NAME)
     template = template_of(texts)
     return TextHashes(
         sha256(tokenizer) if tokenizer is not None else None,
         sha256(template.encode()) if template is not None else None,
-        None,
+        sha256(tool_calls) if tool_calls is not None else None,
     )
-
-
-def template_of(texts: Mapping[str, bytes]) -> str | None:
-    """The chat template: `chat_template.jinja`, else what the JSON files carry; None when there is none.
-
-    Newer checkpoints have the file, older ones the key `chat_template` in tokenizer_config.json: a string, or a list of
-    `{"name", "template"}` of which `default` counts.
-    """
-    if "chat_template.jinja" in texts:
-        return _utf8(texts["chat_template.jinja"], "chat_template.jinja")
-    for name in TEMPLATE_FILES[1:]:
-        if name not in texts:
-            continue
-        value = json_object(texts[name], name).get("chat_template")
-        if isinstance(value, list):
-            named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
-            value = named.get("default")
-        if isinstance(value, str):
-            return value
-    return None
-
-
-def _utf8(data: bytes, name: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise PackageError(name, f"the file should be UTF-8 text, byte {e.start} is not") from None
-
-
-def json_object(data: bytes, name: str) -> dict[str, Any]:
-    """The JSON object in `data`. Raises PackageError for anything else."""
-    try:
-        value = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as e:
-        raise PackageError(name, f"the file should be a JSON object: {e}") from None
-    if not isinstance(value, dict):
-        raise PackageError(name, f"the file should be a JSON object, it is {type(value).__name__}")
-    return value

@@ -19,12 +19,14 @@ import numpy.typing as npt
 from datong.dtypes import DType
 from datong.errors import CheckpointError
 from datong.importer import layout
+from datong.importer.dialogue.choose import dialogue_file
 from datong.importer.gguf import blocks, metadata, names, sidecars
 from datong.importer.gguf.keys import Keys
 from datong.importer.gguf.reader import GgufFile, GgufTensor, read_gguf
 from datong.importer.gguf.tokenizer import read_vocabulary, rebuild_tokenizer
 from datong.importer.imported import Imported, PendingTensor, Progress
 from datong.importer.registry import build_model
+from datong.importer.texts import template_of
 from datong.importer.weights import StoredTensor, Weight, WeightMap
 from datong.spec.formats import Format
 
@@ -62,6 +64,7 @@ def import_gguf(src: Path, progress: Progress | None = None) -> Imported:
     sources = layout.file_order(_sources(file, config, metadata.architecture(keys), src.name))
     weights = _weight_map(sources)
     built = build_model(config, weights)
+    generated |= dialogue_file(template_of(generated), built.family)
     tell("build graph", 3, 3)
     return Imported(
         model=built.model,
