@@ -7,7 +7,7 @@ common multiple of tokens, and its number is spread over the part's own smaller 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,6 +57,7 @@ class Runner:
                 stage.spread = self.block_size // stage.cache.layout.block_size
                 stage.cache = stage.executable.create_cache(self.blocks * stage.spread)
         self._logits = _logits_name(program)
+        self.watch: Callable[[Mapping[str, np.ndarray]], None] | None = None  # told the outputs of each part
 
     def run(self, step: Step) -> np.ndarray:
         """Run one step.
@@ -75,6 +76,8 @@ class Runner:
             given = {name: values[name] for name in stage.inputs}
             own = step if stage.spread == 1 else _spread(step, stage.spread)
             outputs = stage.executable.run(own, stage.cache, given)
+            if self.watch is not None:
+                self.watch(outputs)
             if len(self._stages) == 1:
                 return outputs[self._logits]
             # An output is valid until its part runs again, which is after this step.
