@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from datong.engine.detokenizer import Detokenizer, StopStrings
 from datong.engine.tokenizer import Tokenizer
 from datong.errors import InvalidRequest
+from datong.spec.dialogue import Dialogue, Reasoning
 
 TEXTS = [
     "hello world",
@@ -129,3 +130,14 @@ def test_bad_stop_strings_are_refused(stops):
 def test_one_string_is_one_stop():
     matcher = StopStrings("ab")
     assert matcher.push("xaby") == "x" and matcher.found == "ab"
+
+
+def test_kept_special_tokens_are_shown(exact_tokenizers):
+    tokenizer = exact_tokenizers["byte_level"]
+    special = next(i for i, t in tokenizer.inner.get_added_tokens_decoder().items() if t.special)
+    text = tokenizer.inner.id_to_token(special)
+    ids = [special, *tokenizer.encode("a", add_special=False), special]
+    assert "".join(stream(tokenizer, ids)) == "a"
+    assert "".join(stream(tokenizer, ids, keep=frozenset({special}))) == f"{text}a{text}"
+    dialogue = Dialogue("x", "s", Reasoning(text, "end"))
+    assert tokenizer.marks(dialogue) == {special}

@@ -1,5 +1,6 @@
 """Opening a package: cheap, lazy, and every lie in it found."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -97,6 +98,19 @@ def test_small_files(checkpoint: Path) -> None:
         package.path("tokenizer.json")
     (checkpoint / "chat_template.jinja").write_text("new")
     assert import_checkpoint(checkpoint, force=True).chat_template() == "new"
+
+
+def test_the_format_of_tool_calls_is_carried(checkpoint: Path) -> None:
+    tokenizer = {"model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}}
+    (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (checkpoint / "chat_template.jinja").write_text("{{ '<tool_call>' }} arguments")
+    package = import_checkpoint(checkpoint)
+    found = package.dialogue()
+    assert found is not None and found.name == "hermes"
+    data = (checkpoint / "dialogue.json").read_bytes()
+    assert package.manifest.text.tool_call_format_sha256 == hashlib.sha256(data).hexdigest()
+    (checkpoint / "chat_template.jinja").write_text("no marks")
+    assert import_checkpoint(checkpoint, force=True).dialogue() is None
 
 
 @pytest.mark.parametrize(
