@@ -255,6 +255,7 @@ class Model:
         ignore_eos: bool = False,
         is_chat: bool = False,
         index: int = 0,
+        marks: bool = False,
     ) -> Request:
         """One generation for `engine.submit`; `tokens` passed `engine.check`, `limit` counts them too."""
         has_text = self.package.tokenizer_file is not None
