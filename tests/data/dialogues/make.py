@@ -54,7 +54,14 @@ TOOLS = [
 FIRST = {"line": "7", "percent": 35, "hold": True, "steps": [1.5, 2], "limits": {"low": 0.5, "unit": "bar"}}
 SECOND = {"text": 'a < b, "阀门" opened\nsecond line </x>'}
 CALLS = [("set_valve", FIRST), ("log", SECOND)]
-ENDS = ("<|im_end|>", "[e~[", "<end_of_sentence>", "<｜end▁of▁sentence｜>", "<|eot_id|>", "<EOS>")  # never part of a text
+ENDS = (
+    "<|im_end|>",
+    "[e~[",
+    "<end_of_sentence>",
+    "<｜end▁of▁sentence｜>",
+    "<|eot_id|>",
+    "<EOS>",
+)  # never part of a text
 USER = {"role": "user", "content": "Open valve 7 to 35 percent and log it."}
 SPECIALS = {"bos_token": "<BOS>", "eos_token": "<EOS>"}
 
