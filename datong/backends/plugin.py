@@ -136,8 +136,8 @@ class PluginExecutable:
         self._inputs = tuple(name for name in part.inputs if name not in _OF_STEP)
         self._outputs = part.outputs
 
-    def create_cache(self, blocks: int) -> PluginCache:
-        """Allocate a cache of `blocks` blocks. Raises DeviceError."""
+    def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0) -> PluginCache:
+        """Allocate a cache of `blocks` blocks, which windows share. Raises DeviceError."""
         with _errors(self._backend):
             block_size, dtype, size = self._program.cache_layout()
             cache = self._program.create_cache(blocks)
@@ -199,6 +199,10 @@ class PluginCache:
         """Copy one block in all layers. Raises DeviceError for a block that does not exist."""
         with _errors(self._backend):
             self.handle.copy_block(source, target)
+
+    def copy_state(self, source: int, target: int) -> None:
+        """Raises DeviceError: the header has no states."""
+        raise DeviceError(self._backend, "a plug-in should have states to copy one, the header has none")
 
 
 # ---- rows of native/python/part.h ------------------------------------------------------------------------------------

@@ -4,23 +4,22 @@ The rows are read as text, so nothing is said twice: `x[T,H*D] f32`, `bias[out]?
 A dim is a product or quotient of symbols; symbols are bound by attributes (`int H`, or by the attribute's own name) and
 by solving for the one unknown. What a row says in words (D divides n) is in `_RULES` below.
 
-Also `check_step`: the metadata of a step against itself and the cache, which every backend may rely on after it.
+`check_step`, which backends rely on as well, is in spec/caches.py.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numpy as np
-
-from datong.errors import DeviceError, DtypeError, ShapeError, VerifyError
+from datong.errors import VerifyError
 from datong.spec import formats
+from datong.spec.caches import caches_of, key
 from datong.spec.ops import OPS, Op
-from datong.spec.program import ROWS, TOKENS, Attr, Dim, Node, Part, Step, Value, expert
+from datong.spec.program import ROWS, TOKENS, Attr, Dim, Node, Part, Value, expert
 
 Bound = dict[str, Dim]  # symbol of a row -> what it is in this node
 
@@ -275,6 +274,10 @@ _GLU: tuple[Rule, ...] = (
         "alpha should be > 0 for oai, and absent else",
     ),
 )
+_STATE: tuple[Rule, ...] = (
+    (lambda b, a: b["T"] == TOKENS, "T should be the tokens of the step"),
+    (lambda b, a: _int(b, "layer") >= 0, "layer should be >= 0"),
+)
 _RULES: dict[str, tuple[Rule, ...]] = {
     "rms_norm": ((lambda b, a: _int(b, "n") % _int(b, "D") == 0, "D should divide n"),),
     "rope": (
@@ -335,6 +338,13 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     "linear_glu": ((lambda b, a: a["kind"] == "silu", "kind should be silu"),),
+    "causal_conv": (
+        (lambda b, a: a["kind"] in ("none", "silu"), "kind should be none or silu"),
+        (lambda b, a: _int(b, "K") >= 2, "K should be at least 2"),
+        *_STATE,
+    ),
+    "gated_delta": ((lambda b, a: _int(b, "Hv") % _int(b, "Hk") == 0, "Hk should divide Hv"), *_STATE),
+    "linear_attention": _STATE,
 }
 
 
@@ -350,9 +360,9 @@ def _facts(text: str, bound: Bound, attrs: Mapping[str, Attr]) -> str:
 def check_part(part: Part) -> None:
     """Every node obeys its row, names are defined before use and by one producer, caches fit. Raises VerifyError."""
     where = f"part for `{part.backend}`"
-    for key, value in part.values.items():
-        if key != value.name:
-            raise VerifyError("verify", f"{where}: value `{value.name}` is listed as `{key}`")
+    for name, value in part.values.items():
+        if name != value.name:
+            raise VerifyError("verify", f"{where}: value `{value.name}` is listed as `{name}`")
         _check_const(value)
     defined = {name for name, v in part.values.items() if v.kind in ("weight", "const")} | set(part.inputs)
     for name in part.inputs:
@@ -391,76 +401,18 @@ def _check_const(value: Value) -> None:
 
 
 def _check_caches(part: Part) -> None:
-    """One cache per attention layer, with the node's heads, dims and window."""
-    specs = {spec.layer: spec for spec in part.caches}
+    """Every cache is what a node asks for (spec/caches.py), and no two nodes ask for the same."""
+    where = f"part for `{part.backend}`"
+    specs = {key(spec): spec for spec in part.caches}
     if len(specs) != len(part.caches):
-        raise VerifyError("verify", f"part for `{part.backend}`: two caches have the same layer")
+        raise VerifyError("verify", f"{where}: two caches have the same layer and kind")
     for node in part.nodes:
-        if node.op != "attention":
-            continue
-        heads, layer = node.attrs["num_kv_heads"], node.attrs["layer"]
-        spec = specs.pop(layer, None) if isinstance(layer, int) else None
-        if spec is None or not isinstance(heads, int):
-            raise _fail(node, f"layer {layer} has no cache of its own in the part")
-        k, v = (part.values[node.inputs[i]].shape[-1] for i in (1, 2))
-        wanted = (heads, heads * spec.key_dim, heads * spec.value_dim, node.attrs["window"])
-        if (spec.kv_heads, k, v, spec.window) != wanted:
-            raise _fail(node, f"its cache {spec} does not fit {heads} heads, keys of {k}, values of {v}")
+        for wanted in caches_of(node, part.values):
+            spec = specs.pop(key(wanted), None)
+            if spec is None:
+                raise _fail(node, f"layer {wanted.layer} has no cache of kind `{wanted.kind}` of its own in the part")
+            if spec != wanted:
+                raise _fail(node, f"its cache should be {wanted}, is {spec}")
     if specs:
-        raise VerifyError("verify", f"part for `{part.backend}`: cache of layer {min(specs)} has no attention node")
-
-
-# ---- one step ---------------------------------------------------------------------------------------------------
-
-
-def check_step(step: Step, *, vocab_size: int = 0, block_size: int = 0, blocks: int = 0, window: int = 0) -> None:
-    """Is the metadata of a step consistent? Sizes of 0 are not checked; `window` is the largest of the caches, 0: all.
-
-    Raises ShapeError, DtypeError for arrays of the wrong form, DeviceError for ids, rows or blocks out of range.
-    """
-    tokens, sequences = len(step.ids), len(step.context_lens)
-    wanted: Sequence[tuple[str, type, tuple[int | None, ...]]] = (
-        ("ids", np.int64, (tokens,)),
-        ("positions", np.int64, (tokens,)),
-        ("query_starts", np.int64, (sequences + 1,)),
-        ("context_lens", np.int64, (sequences,)),
-        ("block_tables", np.int32, (sequences, None)),
-        ("rows", np.int64, (None,)),
-    )
-    for name, dtype, shape in wanted:
-        a = getattr(step, name)
-        if a.dtype != dtype:
-            raise DtypeError("step", f"`{name}` should be {np.dtype(dtype).name}, is {a.dtype}")
-        if a.ndim != len(shape) or any(w not in (None, d) for w, d in zip(shape, a.shape, strict=True)):
-            raise ShapeError("step", f"`{name}` should be {list(shape)}, is {list(a.shape)}")
-    new = np.diff(step.query_starts)
-    if step.query_starts[0] != 0 or step.query_starts[-1] != tokens or (new < 0).any():
-        raise ShapeError("step", f"`query_starts` should rise from 0 to {tokens}, is {step.query_starts.tolist()}")
-    if (step.context_lens < new).any():
-        lens = step.context_lens.tolist()
-        raise DeviceError("step", f"`context_lens` should be at least the new tokens {new.tolist()}, are {lens}")
-    _check_range("ids", step.ids, vocab_size)
-    if step.rows.size:
-        _check_range("rows", step.rows, tokens)
-    if block_size and blocks:
-        _check_blocks(step, new, block_size, blocks, window)
-
-
-def _check_range(name: str, a: np.ndarray, end: int) -> None:
-    if end and a.size and (int(a.min()) < 0 or int(a.max()) >= end):
-        raise DeviceError("step", f"`{name}` should lie in 0..{end - 1}, go from {a.min()} to {a.max()}")
-
-
-def _check_blocks(step: Step, new: np.ndarray, block_size: int, blocks: int, window: int) -> None:
-    """Every block that the step reads or writes exists."""
-    for s, end in enumerate(step.context_lens.tolist()):
-        oldest = max(0, end - int(new[s]) - window + 1) if window else 0
-        needed = step.block_tables[s, oldest // block_size : -(-end // block_size)]
-        if len(needed) < -(-end // block_size) - oldest // block_size:
-            raise ShapeError(
-                "step", f"sequence {s} of {end} tokens needs more than {len(needed)} blocks of {block_size}"
-            )
-        if needed.size and (int(needed.min()) < 0 or int(needed.max()) >= blocks):
-            raise DeviceError(
-                "step", f"block table of sequence {s} should lie in 0..{blocks - 1}, is {needed.tolist()}"
-            )
+        layer, kind = min(specs)
+        raise VerifyError("verify", f"{where}: no node uses the cache of layer {layer}, kind `{kind}`")

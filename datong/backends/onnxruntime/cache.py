@@ -1,4 +1,4 @@
-"""The paged K/V store around a graph whose caches are dense inputs and outputs: gathered before a run, scattered after.
+"""The store around a graph whose caches are dense inputs and outputs: gathered before a run, scattered after.
 
 Copying the past of every layer at each step is the price of running the graph as it is.
 """
@@ -10,56 +10,74 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datong.backends.reference.cache import BLOCK_SIZE, ReferenceCache
 from datong.dtypes import DType
-from datong.errors import DeviceError
-from datong.spec.backend import CacheLayout
-from datong.spec.program import CacheSpec
+from datong.spec.caches import KEYS, tables
+from datong.spec.program import STATE_KINDS, CacheSpec, Step
 
 Array = NDArray[Any]
 
-BLOCK_SIZE = 16  # tokens; as the reference, so that both form the same blocks
+__all__ = ["BLOCK_SIZE", "PagedStore", "halves"]
 
 
-class PagedStore:
-    """Keys and values on the host, `[blocks, kv_heads, BLOCK_SIZE, dim]` per layer and half, in the cache's dtype."""
+def halves(spec: CacheSpec) -> tuple[str, ...]:
+    """What a cache is to the graph: `past_key_values.<layer>.<half>`, for states `past_state.<layer>.<half>`."""
+    if spec.kind in STATE_KINDS:
+        return (spec.kind,)
+    if spec.kind not in KEYS:
+        return ("index",)
+    return ("key",) if spec.kind == "latent" else ("key", "value")
 
-    def __init__(self, specs: tuple[CacheSpec, ...], dtype: DType, blocks: int) -> None:
-        if blocks < 0:
-            raise DeviceError("onnxruntime", f"a cache should have at least 0 blocks, {blocks} were asked for")
-        per_token = sum(s.kv_heads * (s.key_dim + s.value_dim) for s in specs)
-        self.layout, self.blocks = CacheLayout(BLOCK_SIZE, dtype.name, dtype.nbytes(per_token * BLOCK_SIZE)), blocks
-        self._halves: dict[tuple[int, str], Array] = {}
-        try:
-            for s in specs:
-                for half, dim in (("key", s.key_dim), ("value", s.value_dim)):
-                    self._halves[s.layer, half] = np.zeros((blocks, s.kv_heads, BLOCK_SIZE, dim), dtype.numpy)
-        except (MemoryError, ValueError) as error:
-            size = blocks * self.layout.bytes_per_block
-            raise DeviceError("onnxruntime", f"a cache of {blocks} blocks needs {size} bytes, got: {error}") from error
 
-    def copy_block(self, source: int, target: int) -> None:
-        """Copy one block in all layers."""
-        for name, block in (("source", source), ("target", target)):
-            if not 0 <= block < self.blocks:
-                raise DeviceError("onnxruntime", f"{name} block should lie in 0..{self.blocks - 1}, is {block}")
-        for array in self._halves.values():
-            array[target] = array[source]
+class PagedStore(ReferenceCache):
+    """The reference's arrays on the host, so that both form the same blocks."""
 
-    def gather(self, layer: int, half: str, tables: Array, past: int) -> Array:
-        """The first `past` tokens of B sequences: tables [B, M] i32 -> [B, kv_heads, past, dim] f32.
+    def __init__(
+        self, specs: tuple[CacheSpec, ...], dtype: DType, blocks: int, window_blocks: int = 0, states: int = 0
+    ) -> None:
+        super().__init__(specs, dtype, blocks, window_blocks, states, "onnxruntime")
 
-        Blocks that a window has left (-1) come as zeros: the graph's mask keeps them out, and NaN would not stay out.
+    def past(self, spec: CacheSpec, half: str, step: Step, members: Array, past: int) -> Array:
+        """What sequences `members` [B], of `past` tokens each, hand to the graph, f32.
+
+        Per token [B, kv_heads, past, dim]; a state [B, kv_heads, key_dim, value_dim], zero where nothing is past.
         """
-        store, used = self._halves[layer, half], tables[:, : -(-past // BLOCK_SIZE)]
-        found = store[used].astype(np.float32)  # [B, m, kv_heads, BLOCK_SIZE, dim]
-        found[used < 0] = 0
-        batch, blocks, heads, size, dim = found.shape
-        dense = found.transpose(0, 2, 1, 3, 4).reshape(batch, heads, blocks * size, dim)
-        return np.ascontiguousarray(dense[:, :, :past])
+        if spec.kind in STATE_KINDS:
+            found: Array = self.states[spec.layer, spec.kind][_slots(step)[members]]
+            return found if past else np.zeros_like(found)
+        return gather(self._half(spec, half), tables(step, spec)[members], past)
 
-    def scatter(self, layer: int, half: str, tables: Array, past: int, new: Array) -> None:
-        """Keep the tokens from place `past` on: new [B, kv_heads, S, dim] f32."""
-        places = np.arange(past, past + new.shape[2])
-        blocks, slots = tables[:, places // BLOCK_SIZE], places % BLOCK_SIZE
-        with np.errstate(over="ignore"):  # a value that f16 cannot hold becomes infinite, as on every device
-            self._halves[layer, half][blocks, :, slots[None, :]] = new.transpose(0, 2, 1, 3)
+    def keep(self, spec: CacheSpec, half: str, step: Step, members: Array, past: int, present: Array) -> None:
+        """Store what the graph gave back: per token [B, kv_heads, past + new, dim], or the states."""
+        if spec.kind in STATE_KINDS:
+            self.states[spec.layer, spec.kind][_slots(step)[members]] = present
+        else:
+            scatter(self._half(spec, half), tables(step, spec)[members], past, present[:, :, past:])
+
+    def _half(self, spec: CacheSpec, half: str) -> Array:
+        return {"key": self.keys, "value": self.values, "index": self.index}[half][spec.layer]
+
+
+def _slots(step: Step) -> Array:
+    return step.state_slots if step.state_slots is not None else np.zeros(len(step.context_lens), np.int32)
+
+
+def gather(store: Array, tables: Array, past: int) -> Array:
+    """The first `past` tokens of B sequences: tables [B, M] i32 -> [B, kv_heads, past, dim] f32.
+
+    Blocks that a window has left (-1) come as zeros: the graph's mask keeps them out, and NaN would not stay out.
+    """
+    used = tables[:, : -(-past // BLOCK_SIZE)]
+    found = store[used].astype(np.float32)  # [B, m, kv_heads, BLOCK_SIZE, dim]
+    found[used < 0] = 0
+    batch, blocks, heads, size, dim = found.shape
+    dense = found.transpose(0, 2, 1, 3, 4).reshape(batch, heads, blocks * size, dim)
+    return np.ascontiguousarray(dense[:, :, :past])
+
+
+def scatter(store: Array, tables: Array, past: int, new: Array) -> None:
+    """Keep the tokens from place `past` on: new [B, kv_heads, S, dim] f32."""
+    places = np.arange(past, past + new.shape[2])
+    blocks, slots = tables[:, places // BLOCK_SIZE], places % BLOCK_SIZE
+    with np.errstate(over="ignore"):  # a value that f16 cannot hold becomes infinite, as on every device
+        store[blocks, :, slots[None, :]] = new.transpose(0, 2, 1, 3)

@@ -15,18 +15,17 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from datong.backends.onnxruntime.cache import PagedStore
+from datong.backends.onnxruntime.cache import PagedStore, halves
 from datong.backends.onnxruntime.providers import Provider, one_line
 from datong.dtypes import DType
 from datong.errors import DeviceError
 from datong.spec.backend import Cache, Placed
-from datong.spec.check import check_step
-from datong.spec.program import Node, Part, Step
+from datong.spec.caches import check_step
+from datong.spec.program import STATE_KINDS, Node, Part, Step
 
 Array = NDArray[Any]
 
 WHERE = "onnxruntime"
-HALVES = ("key", "value")
 
 
 class OnnxRuntimeExecutable:
@@ -36,17 +35,19 @@ class OnnxRuntimeExecutable:
         self, provider: Provider, part: Part, package: str, dtype: DType, threads: int, options: Mapping[str, str]
     ) -> None:
         self._provider, self._part, self._dtype = provider, part, dtype
-        windows = [s.window for s in part.caches]
-        self._window = max(windows, default=0) if all(windows) else 0
         self._vocab = int(part.values[part.outputs[0]].shape[-1])
         self._session = _open(provider, part, Path(package), threads, options)
-        self._presents = [f"present.{s.layer}.{half}" for s in part.caches for half in HALVES]
+        self._halves = [(spec, half) for spec in part.caches for half in halves(spec)]
+        self._pasts = [
+            f"past_{'state' if s.kind in STATE_KINDS else 'key_values'}.{s.layer}.{h}" for s, h in self._halves
+        ]
+        self._presents = [f"present{'_state' if s.kind in STATE_KINDS else ''}.{s.layer}.{h}" for s, h in self._halves]
         self._check_interface()
         self._assigned = _assignment(self._session)
 
-    def create_cache(self, blocks: int) -> PagedStore:
-        """Allocate a store of `blocks` blocks on the host."""
-        return PagedStore(self._part.caches, self._dtype, blocks)
+    def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0) -> PagedStore:
+        """Allocate a store on the host."""
+        return PagedStore(self._part.caches, self._dtype, blocks, window_blocks, states)
 
     def memory(self) -> dict[str, int]:
         """Bytes of the weights in their files. ONNX Runtime does not tell how many of them it copies or repacks."""
@@ -78,13 +79,7 @@ class OnnxRuntimeExecutable:
         """Run the graph once per group of sequences with the same lengths; the logits of the wanted rows."""
         if not isinstance(cache, PagedStore):
             raise DeviceError(WHERE, f"the cache should be its own, is a {type(cache).__name__}")
-        check_step(
-            step,
-            vocab_size=self._vocab,
-            block_size=cache.layout.block_size,
-            blocks=cache.blocks,
-            window=self._window,
-        )
+        check_step(step, vocab_size=self._vocab, **cache.limits)
         logits = np.empty((len(step.rows), self._vocab), np.float32)
         place = np.full(len(step.ids), -1)
         for past, members in _groups(step):
@@ -98,25 +93,21 @@ class OnnxRuntimeExecutable:
 
     def _run_group(self, step: Step, cache: PagedStore, members: Array, tokens: Array, past: int) -> Array:
         """Sequences `members` [B] with `past` tokens in the cache and new `tokens` [B, S] -> logits [B * S, vocab]."""
-        tables = step.block_tables[members]
         feed = {"input_ids": step.ids[tokens], "position_ids": step.positions[tokens]}
-        for spec in self._part.caches:
-            for half in HALVES:
-                feed[f"past_key_values.{spec.layer}.{half}"] = cache.gather(spec.layer, half, tables, past)
+        for name, (spec, half) in zip(self._pasts, self._halves, strict=True):
+            feed[name] = cache.past(spec, half, step, members, past)
         try:
             answer, *presents = self._session.run(["logits", *self._presents], feed)
         except Exception as error:  # the exceptions of ONNX Runtime have no common base
             raise DeviceError(WHERE, f"{self._provider.name} should run the graph, got: {one_line(error)}") from error
-        for name, present in zip(self._presents, presents, strict=True):
-            _, layer, half = name.split(".")
-            cache.scatter(int(layer), half, tables, past, present[:, :, past:])
+        for (spec, half), present in zip(self._halves, presents, strict=True):
+            cache.keep(spec, half, step, members, past, present)
         return np.asarray(answer).reshape(-1, self._vocab)
 
     def _check_interface(self) -> None:
         """The graph's inputs and outputs are those of the part's caches: it is the graph that was compiled."""
-        pasts = {f"past_key_values.{s.layer}.{half}" for s in self._part.caches for half in HALVES}
         for what, got, wanted in (
-            ("inputs", self._session.get_inputs(), {"input_ids", "position_ids", *pasts}),
+            ("inputs", self._session.get_inputs(), {"input_ids", "position_ids", *self._pasts}),
             ("outputs", self._session.get_outputs(), {"logits", *self._presents}),
         ):
             if odd := {value.name for value in got} ^ wanted:

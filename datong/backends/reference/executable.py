@@ -12,7 +12,7 @@ from datong.backends.reference.cache import ReferenceCache, layout_of
 from datong.backends.reference.weights import Stack, Weights, constant
 from datong.errors import DeviceError, DtypeError, ShapeError
 from datong.spec.backend import Cache, CacheLayout, Placed
-from datong.spec.check import check_step
+from datong.spec.caches import caches_of, check_step
 from datong.spec.program import ROWS, TOKENS, Node, Part, Step
 from datong.spec.reference import evaluate
 
@@ -33,17 +33,15 @@ class ReferenceExecutable:
         self._weights = Weights(package, part.values, int(keep) * 1_000_000)
         self._consts = {n: constant(v) for n, v in part.values.items() if v.kind == "const"}
         self._last_use = {name: i for i, node in enumerate(part.nodes) for name in node.inputs}
-        windows = [s.window for s in part.caches]
-        self._window = max(windows, default=0) if all(windows) else 0
 
     @property
     def cache_layout(self) -> CacheLayout:
         """What `create_cache` will make; known without allocating."""
         return layout_of(self._part.caches, self._dtype)
 
-    def create_cache(self, blocks: int) -> ReferenceCache:
-        """Allocate a cache of `blocks` blocks of 16 tokens."""
-        return ReferenceCache(self._part.caches, self._dtype, blocks)
+    def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0) -> ReferenceCache:
+        """Allocate a cache, its blocks of 16 tokens."""
+        return ReferenceCache(self._part.caches, self._dtype, blocks, window_blocks, states)
 
     def placement(self) -> list[Placed]:
         """Every node runs in NumPy."""
@@ -62,9 +60,8 @@ class ReferenceExecutable:
         if cache is not None and not isinstance(cache, ReferenceCache):
             raise DeviceError("reference", f"the cache should be its own, is a {type(cache).__name__}")
         if cache is None and self._part.caches:
-            raise DeviceError("reference", "the part has attention and needs a cache, none was given")
-        blocks = (cache.layout.block_size, cache.blocks) if cache and self._part.caches else (0, 0)
-        check_step(step, block_size=blocks[0], blocks=blocks[1], window=self._window)
+            raise DeviceError("reference", "the part remembers tokens and needs a cache, none was given")
+        check_step(step, **(cache.limits if cache else {}))
         live = {**self._consts, **self._gather_inputs(step, inputs)}
         for i, node in enumerate(self._part.nodes):
             results = self._run_node(node, live, step, cache)
@@ -101,9 +98,9 @@ class ReferenceExecutable:
             return (self._weights.rows(table.name, ids),)
         arrays: list[Any] = [self._operand(name, live) for name in node.inputs]
         attrs: dict[str, Any] = dict(node.attrs)
-        if node.op == "attention" and cache is not None:
-            layer = attrs["layer"]
-            attrs |= {"step": step, "key_cache": cache.keys[layer], "value_cache": cache.values[layer]}
+        if cache is not None:
+            for spec in caches_of(node, self._part.values):
+                attrs |= cache.operands(spec, step)
         return evaluate(node.op, arrays, attrs)
 
     def _operand(self, name: str, live: Mapping[str, Array]) -> Array | Stack | None:

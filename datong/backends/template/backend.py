@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from datong import dtypes
 from datong.backends.reference.weights import Weights, constant
 from datong.backends.template.kernels import KERNELS
 from datong.errors import DeviceError, Unsupported
-from datong.spec.backend import API_VERSION, Cache, CacheLayout, DeviceInfo, No, Placed, Yes
-from datong.spec.check import check_node, check_part, check_step
-from datong.spec.program import Node, Part, Step, Value
+from datong.spec.backend import API_VERSION, Cache, DeviceInfo, No, Placed, Yes
+from datong.spec.caches import caches_of, check_copy, check_counts, check_step, layout, limits, tables
+from datong.spec.check import check_node, check_part
+from datong.spec.program import STATE_KINDS, Node, Part, Step, Value
 
 Array = NDArray[Any]
 
@@ -52,24 +54,44 @@ class TemplateBackend:
 
 
 class TemplateCache:
-    """A paged K/V cache. CHIP: device memory in the layout that your attention reads."""
+    """The caches of a part. CHIP: device memory in the layouts that your kernels read.
 
-    def __init__(self, part: Part, blocks: int) -> None:
-        size = 4 * BLOCK_SIZE * sum(c.kv_heads * (c.key_dim + c.value_dim) for c in part.caches)
-        self.layout, self.blocks = CacheLayout(BLOCK_SIZE, "f32", size), blocks
-        self.keys = {c.layer: np.zeros((blocks, c.kv_heads, BLOCK_SIZE, c.key_dim), np.float32) for c in part.caches}
-        self.values = {
-            c.layer: np.zeros((blocks, c.kv_heads, BLOCK_SIZE, c.value_dim), np.float32) for c in part.caches
-        }
+    Arrays by layer and kind (spec/program.py, CacheSpec): blocks `[B, kv_heads, BLOCK_SIZE, dim]`, of keys and, but for
+    kinds latent and index, of values; states `[states, kv_heads, key_dim, value_dim]`.
+    """
+
+    def __init__(self, part: Part, blocks: int, window_blocks: int, states: int) -> None:
+        check_counts("cache", blocks, window_blocks, states)
+        self.layout, self.blocks, self._slots = layout(part.caches, dtypes.F32, BLOCK_SIZE), blocks, states
+        self.limits = limits(part.caches, BLOCK_SIZE, blocks, window_blocks, states)
+        self.keys: dict[tuple[int, str], Array] = {}
+        self.values: dict[tuple[int, str], Array] = {}
+        self.states: dict[tuple[int, str], Array] = {}
+        self._shared: list[Array] = []  # what copy_block copies
+        for c in part.caches:
+            key = (c.layer, c.kind)
+            if c.kind in STATE_KINDS:
+                self.states[key] = np.zeros((states, c.kv_heads, c.key_dim, c.value_dim), np.float32)
+                continue
+            own = window_blocks if c.kind == "window" else 0
+            shape = (own or blocks, c.kv_heads, BLOCK_SIZE)
+            self.keys[key] = np.zeros((*shape, c.key_dim), np.float32)
+            if c.kind in ("full", "window"):
+                self.values[key] = np.zeros((*shape, c.value_dim), np.float32)
+            if not own:
+                self._shared += [half[key] for half in (self.keys, self.values) if key in half]
 
     def copy_block(self, source: int, target: int) -> None:
-        """Copy one block in all layers."""
-        for name, block in (("source", source), ("target", target)):
-            if not 0 <= block < self.blocks:
-                raise DeviceError("cache", f"{name} block should lie in 0..{self.blocks - 1}, is {block}")
-        for arrays in (self.keys, self.values):
-            for array in arrays.values():
-                array[target] = array[source]
+        """Copy one block in all layers, but for windows that have blocks of their own."""
+        check_copy("cache", "block", source, target, self.blocks)
+        for array in self._shared:
+            array[target] = array[source]
+
+    def copy_state(self, source: int, target: int) -> None:
+        """Copy one state slot in all layers."""
+        check_copy("cache", "state", source, target, self._slots)
+        for array in self.states.values():
+            array[target] = array[source]
 
 
 class TemplateExecutable:
@@ -84,9 +106,9 @@ class TemplateExecutable:
         self._weights = {n: np.array(w) if isinstance(w, np.ndarray) else w for n, w in weights.items()}
         self._consts = {n: constant(v) for n, v in part.values.items() if v.kind == "const"}
 
-    def create_cache(self, blocks: int) -> TemplateCache:
-        """Allocate a cache of `blocks` blocks. CHIP: raise DeviceError when memory is short."""
-        return TemplateCache(self._part, blocks)
+    def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0) -> TemplateCache:
+        """Allocate a cache. CHIP: raise DeviceError when memory is short."""
+        return TemplateCache(self._part, blocks, window_blocks, states)
 
     def run(self, step: Step, cache: Cache | None, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the nodes in order. CHIP: upload inputs, launch, download the outputs."""
@@ -96,12 +118,13 @@ class TemplateExecutable:
             raise DeviceError(self._name, f"input `{missing[0]}` should be given, it is not")
         if self._part.caches and not isinstance(cache, TemplateCache):
             raise DeviceError(self._name, "the part has attention and needs a cache of this backend")
-        check_step(step, block_size=BLOCK_SIZE if cache else 0, blocks=cache.blocks if cache else 0)
+        check_step(step, **(cache.limits if isinstance(cache, TemplateCache) else {}))
         for node in self._part.nodes:
             attrs: dict[str, Any] = dict(node.attrs)
             if isinstance(cache, TemplateCache) and node.op == "attention":
-                layer = attrs["layer"]
-                attrs |= {"step": step, "keys": cache.keys[layer], "values": cache.values[layer]}
+                (spec,) = caches_of(node, self._part.values)
+                key, seen = (spec.layer, spec.kind), replace(step, block_tables=tables(step, spec))
+                attrs |= {"step": seen, "keys": cache.keys[key], "values": cache.values[key]}
             results = KERNELS[node.op](*(live[name] if name else None for name in node.inputs), **attrs)
             live.update(zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True))
         return {name: np.asarray(live[name], dtypes.F32.numpy) for name in self._part.outputs}

@@ -22,7 +22,7 @@ from datong.backends.torch.target import Target
 from datong.backends.torch.weights import WeightStore
 from datong.errors import DatongError, DeviceError, DtypeError, ShapeError
 from datong.spec.backend import Cache, CacheLayout, Placed
-from datong.spec.check import check_step
+from datong.spec.caches import check_step
 from datong.spec.program import ROWS, TOKENS, Part, Step
 
 Array = NDArray[Any]
@@ -55,10 +55,8 @@ class TorchExecutable:
         # A part in the middle takes activations from the host in every step: there is nothing to replay.
         own = all(name in _OF_STEP for name in part.inputs)
         self._graphs = settings.graphs and builder.capturable and own and bool(part.caches)
-        windows = tuple(dict.fromkeys(int(str(n.attrs["window"])) for n in part.nodes if n.op == "attention"))
-        self._window = max(windows, default=0) if all(windows) else 0
         index_dtype = DTYPES[target.index_dtype]
-        self._places = Places(device, index_dtype, target.block_size, windows, builder.one_by_one)
+        self._places = Places(device, index_dtype, target.block_size, part.caches, builder.one_by_one)
         # cos and sin stay in f32, whoever computed them
         self._tables = {name for node in part.nodes if node.op == "rope" for name in node.inputs[1:]}
 
@@ -67,10 +65,11 @@ class TorchExecutable:
         """What `create_cache` will make; known without allocating."""
         return layout_of(self._part.caches, self._target, self._settings.cache_dtype)
 
-    def create_cache(self, blocks: int) -> TorchCache:
-        """Allocate a cache of `blocks` blocks on the device. Raises DeviceError when memory is short."""
+    def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0) -> TorchCache:
+        """Allocate a cache on the device. Raises DeviceError when memory is short."""
+        place = self._target, self._device, self._settings.cache_dtype
         with torch.inference_mode():
-            return TorchCache(self._part.caches, self._target, self._device, self._settings.cache_dtype, blocks)
+            return TorchCache(self._part.caches, *place, blocks, window_blocks, states)
 
     def placement(self) -> list[Placed]:
         """The vendor's operator or the composed form, by node."""
@@ -85,9 +84,8 @@ class TorchExecutable:
         if cache is not None and not isinstance(cache, TorchCache):
             raise DeviceError(self._target.name, f"the cache should be its own, is a {type(cache).__name__}")
         if cache is None and self._part.caches:
-            raise DeviceError(self._target.name, "the part has attention and needs a cache, none was given")
-        blocks = (cache.layout.block_size, cache.blocks) if cache and self._part.caches else (0, 0)
-        check_step(step, block_size=blocks[0], blocks=blocks[1], window=self._window)
+            raise DeviceError(self._target.name, "the part remembers tokens and needs a cache, none was given")
+        check_step(step, **(cache.limits if cache else {}))
         self._check_inputs(step, inputs)
         with torch.inference_mode(), errors(self._target.name, f"a step of {len(step.ids)} tokens"):
             if self._settings.buckets and cache is not None and graphs.is_decode(step):
@@ -100,7 +98,7 @@ class TorchExecutable:
 
     def _bucketed(self, step: Step, cache: TorchCache, inputs: Mapping[str, Array]) -> dict[str, Tensor]:
         """A decode step, padded; replayed where one of its shape was captured."""
-        padded = graphs.pad_decode(step, cache.scratch)
+        padded = graphs.pad_decode(step, cache)
         if not self._graphs:
             frame = build(padded, cache, self._places, static=True)
             return self._execute(frame, self._upload(inputs, frame))

@@ -6,6 +6,7 @@ view of those. What the host knows anyway, lengths above all, stays on the host,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from datong.backends.torch.binding import Batch
 from datong.backends.torch.cache import TorchCache
-from datong.spec.program import Step
+from datong.spec.program import STATE_KINDS, CacheSpec, Step
 
 Array = NDArray[Any]
 
@@ -60,7 +61,14 @@ class Frame:
     prefill_rows: Tensor | None
     reaches: dict[int, list[Reach]] = field(default_factory=dict)  # by window; of all sequences that are not batched
     masks: dict[int, Tensor] = field(default_factory=dict)  # by window, [S, 1, 1, M*bs], of the batched ones
+    windowed: Frame | None = None  # the same step through `window_tables`; None: windows lie in `block_tables`
+    slots: Tensor | None = None  # [S] of the states; None: the part has none
+    began: Tensor | None = None  # [S] i32, 1: the sequence has a state; 0: it begins, its state is zero
     buffers: dict[bool, Tensor] = field(default_factory=dict)  # what all of these are views of
+
+    def of(self, kind: str) -> Frame:
+        """The frame with the batches, reaches and masks of one kind of cache."""
+        return self.windowed if kind == "window" and self.windowed is not None else self
 
     def forget(self) -> None:
         """Before a capture: what the layers made of this step and kept (masks, sums of lengths) has to be made again.
@@ -71,6 +79,8 @@ class Frame:
         batches = (self.whole, self.decode, self.prefill)
         fresh = {id(batch): replace(batch) for batch in batches if batch is not None}
         self.whole, self.decode, self.prefill = [fresh.get(id(batch)) for batch in batches]
+        if self.windowed is not None:
+            self.windowed.forget()
 
 
 class Packer:
@@ -112,7 +122,7 @@ class Places:
     device: torch.device
     index_dtype: torch.dtype
     block_size: int
-    windows: tuple[int, ...]  # of the part's attention nodes
+    caches: tuple[CacheSpec, ...]
     loop_decode: bool  # sequences one by one, without copying their keys
 
 
@@ -146,63 +156,103 @@ def refill(frame: Frame, step: Step, places: Places) -> None:
 Handle = tuple[bool, int]
 
 
+@dataclass
+class _View:
+    """A frame's part that depends on the block tables; arrays are handles of the packer."""
+
+    tables: Array  # [S, M] i32
+    scratch: int
+    windows: tuple[int, ...]  # of the caches that are read through it
+    groups: dict[str, tuple[tuple[int, int, tuple[int, ...], tuple[int, ...]], list[Handle]]] = field(
+        default_factory=dict
+    )
+    reaches: dict[int, list[tuple[Reach, Handle | None]]] = field(default_factory=dict)
+
+
+def _views(step: Step, cache: TorchCache | None, caches: tuple[CacheSpec, ...]) -> list[_View]:
+    """That of `block_tables`, and that of `window_tables` where windows have blocks of their own."""
+    if cache is None:
+        return []
+    apart = step.window_tables is not None
+    paged = [spec for spec in caches if spec.kind not in STATE_KINDS]
+    own = tuple(dict.fromkeys(s.window for s in paged if s.kind == "window" and apart))
+    shared = tuple(dict.fromkeys(s.window for s in paged if s.kind != "window" or not apart))
+    views = [_View(step.block_tables, cache.scratch, shared)]
+    if step.window_tables is not None and own:
+        views.append(_View(step.window_tables, cache.window_scratch, own))
+    return views
+
+
 class _Draft:
-    """A frame before its integers are uploaded: arrays are handles of the packer."""
+    """A frame before its integers are uploaded."""
 
     def __init__(self, step: Step, cache: TorchCache | None, places: Places, tokens: int) -> None:
         self.step, self.cache, self.places, self.tokens = step, cache, places, tokens
         self.packer = Packer(places.device, places.index_dtype)
         self.new = step.query_starts[1:] - step.query_starts[:-1]
-        self.scratch = cache.scratch if cache is not None else 0
         pad = tokens - len(step.ids)
         ids, positions = (np.append(a, np.zeros(pad, np.int64)) if pad else a for a in (step.ids, step.positions))
         self.own = [self.packer.add(a, index=True) for a in (ids, positions, step.rows)]
-        self.groups: dict[str, tuple[tuple[int, int, tuple[int, ...], tuple[int, ...]], list[Handle]]] = {}
+        self.views = _views(step, cache, places.caches)
         self.rows: dict[str, Handle] = {}
-        self.reaches: dict[int, list[tuple[Reach, Handle | None]]] = {}
+        self.states: list[Handle] = []
+        if cache is not None and cache.states and step.state_slots is not None:
+            began = (step.context_lens > self.new).astype(np.int32)
+            self.states = [self.packer.add(step.state_slots, index=True), self.packer.add(began, index=False)]
 
     def choose(self, static: bool) -> None:
         """Sort the sequences into those that decode and those that do more; for attention, so only with a cache."""
-        if self.cache is None:
+        if not self.views:
             return
         kinds = {"decode": np.flatnonzero(self.new == 1), "prefill": np.flatnonzero(self.new > 1)}
         used = [name for name, chosen in kinds.items() if len(chosen)]
         alone = len(used) == 1 and len(kinds[used[0]]) == len(self.new) and self.tokens == len(self.step.ids)
-        self._group("whole", None)
-        for name in used:
-            if alone:
-                self.groups[name] = self.groups["whole"]
-            else:
-                self._group(name, kinds[name])
-                starts = self.step.query_starts
+        one_by_one = np.flatnonzero(self.new) if self.places.loop_decode else kinds["prefill"]
+        for view in self.views:
+            self._group(view, "whole", None)
+            for name in used:
+                if alone:
+                    view.groups[name] = view.groups["whole"]
+                else:
+                    self._group(view, name, kinds[name])
+            if not static:
+                for window in view.windows:
+                    view.reaches[window] = [self._reach(view, int(s), window) for s in one_by_one]
+        if not alone:
+            starts = self.step.query_starts
+            for name in used:
                 rows = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in kinds[name]])
                 self.rows[name] = self.packer.add(rows, index=True)
-        if not static:
-            one_by_one = np.flatnonzero(self.new) if self.places.loop_decode else kinds["prefill"]
-            for window in self.places.windows:
-                self.reaches[window] = [self._reach(int(s), window) for s in one_by_one]
 
     def frame(self, static: bool, replayed: bool) -> Frame:
         """Upload, and put the views in."""
-        views = self.packer.upload()
+        uploaded = self.packer.upload()
+        frame = self._frame(self.views[0] if self.views else None, uploaded, static, replayed)
+        if len(self.views) > 1:
+            frame.windowed = self._frame(self.views[1], uploaded, static, replayed)
+        if self.states:
+            frame.slots, frame.began = (uploaded[handle] for handle in self.states)
+        return frame
+
+    def _frame(self, view: _View | None, uploaded: Mapping[Handle, Tensor], static: bool, replayed: bool) -> Frame:
         batches: dict[str, Batch] = {}
-        for name, group in self.groups.items():
-            if name != "whole" and group is self.groups["whole"]:
+        for name, group in view.groups.items() if view else ():
+            if name != "whole" and view is not None and group is view.groups["whole"]:
                 batches[name] = batches["whole"]  # the same object: attention asks
                 continue
             numbers, handles = group
-            starts, lens, tables, slots, blocks, offsets = (views[handle] for handle in handles)
+            starts, lens, tables, slots, blocks, offsets = (uploaded[handle] for handle in handles)
             sequences, tokens, new, contexts = numbers
             if replayed:  # it may have any length that the block tables hold
                 contexts = (tables.shape[1] * self.places.block_size,) * sequences
             batches[name] = Batch(
                 sequences, tokens, new, contexts, starts, lens, tables, slots, blocks, offsets, static
             )
-        ids, positions, rows = (views[h] for h in self.own)
-        rows_of = {name: views[handle] for name, handle in self.rows.items()}
+        ids, positions, rows = (uploaded[h] for h in self.own)
+        rows_of = {name: uploaded[handle] for name, handle in self.rows.items()}
         reaches = {
-            window: [reach if h is None else replace(reach, table=views[h]) for reach, h in items]
-            for window, items in self.reaches.items()
+            window: [reach if h is None else replace(reach, table=uploaded[h]) for reach, h in items]
+            for window, items in (view.reaches.items() if view else ())
         }
         return Frame(
             [],
@@ -220,10 +270,10 @@ class _Draft:
             buffers=self.packer.buffers,
         )
 
-    def _group(self, name: str, chosen: Array | None) -> None:
+    def _group(self, view: _View, name: str, chosen: Array | None) -> None:
         """The batch of some sequences, or of all and the padding."""
         step, size = self.step, self.places.block_size
-        new, lens, tables = self.new, step.context_lens, step.block_tables
+        new, lens, tables = self.new, step.context_lens, view.tables
         if chosen is not None:
             new, lens, tables = new[chosen], lens[chosen], tables[chosen]
         if len(new) and new.min() == new.max() == 1:
@@ -234,24 +284,24 @@ class _Draft:
             place = np.arange(len(owner)) - starts[owner] + (lens - new)[owner]
         blocks, offsets = tables[owner, place // size].astype(np.int64), place % size
         if chosen is None and (pad := self.tokens - len(owner)):
-            blocks = np.append(blocks, np.full(pad, self.scratch))
+            blocks = np.append(blocks, np.full(pad, view.scratch))
             offsets = np.append(offsets, np.zeros(pad, np.int64))
         numbers = (len(new), len(blocks), tuple(new.tolist()), tuple(lens.tolist()))
         arrays = (  # in the order of Batch
             (np.append(0, np.cumsum(new)), False),
             (lens, False),
-            (np.where(tables < 0, self.scratch, tables), False),
+            (np.where(tables < 0, view.scratch, tables), False),
             (blocks * size + offsets, True),
             (blocks, True),
             (offsets, True),
         )
-        self.groups[name] = numbers, [self.packer.add(a, index=index) for a, index in arrays]
+        view.groups[name] = numbers, [self.packer.add(a, index=index) for a, index in arrays]
 
-    def _reach(self, s: int, window: int) -> tuple[Reach, Handle | None]:
+    def _reach(self, view: _View, s: int, window: int) -> tuple[Reach, Handle | None]:
         """The keys that sequence `s` sees through a window, and its block table unless its blocks lie in a row."""
         size, new, end = self.places.block_size, int(self.new[s]), int(self.step.context_lens[s])
         first = max(0, end - new - window + 1) if window else 0
-        table = self.step.block_tables[s, first // size : -(-end // size)]
+        table = view.tables[s, first // size : -(-end // size)]
         reach = Reach(int(self.step.query_starts[s]), new, first, end - first)
         if self.places.loop_decode and (len(table) == 1 or bool((table[1:] - table[:-1] == 1).all())):
             reach.start = int(table[0]) * size + first % size

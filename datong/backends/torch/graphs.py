@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datong.backends.torch.cache import TorchCache
 from datong.backends.torch.frame import Frame
 from datong.backends.torch.fused import resolve
 from datong.backends.torch.target import Target
@@ -33,21 +34,29 @@ def is_decode(step: Step) -> bool:
     return len(step.ids) == len(step.context_lens) > 0 and bool((np.diff(step.query_starts) == 1).all())
 
 
-def pad_decode(step: Step, scratch: int) -> Step:
-    """A decode step with sequences, rows and table width rounded up; padding lives in block `scratch`."""
-    count, width = step.block_tables.shape
+def pad_decode(step: Step, cache: TorchCache) -> Step:
+    """A decode step with sequences, rows and table width rounded up; padding lives in the cache's scratch block."""
+    count = len(step.context_lens)
     more = bucket(count) - count
-    tables = np.full((count + more, bucket(width)), scratch, np.int32)
-    tables[:count, :width] = step.block_tables
+    windows, slots = step.window_tables, step.state_slots
     return replace(
         step,
         ids=_pad(step.ids, more, 0),
         positions=_pad(step.positions, more, 0),
         query_starts=np.arange(count + more + 1),
         context_lens=_pad(step.context_lens, more, 1),
-        block_tables=tables,
+        block_tables=_pad_tables(step.block_tables, cache.scratch),
         rows=_pad(step.rows, bucket(len(step.rows)) - len(step.rows), 0),
+        window_tables=None if windows is None else _pad_tables(windows, cache.window_scratch),
+        state_slots=None if slots is None else _pad(slots, more, cache.state_scratch),
     )
+
+
+def _pad_tables(tables: Array, scratch: int) -> Array:
+    count, width = tables.shape
+    padded = np.full((bucket(count), bucket(width)), scratch, np.int32)
+    padded[:count, :width] = tables
+    return padded
 
 
 def _pad(a: Array, more: int, value: int) -> Array:

@@ -123,9 +123,10 @@ class RemoteExecutable:
         self._worker, self._number = worker, number
         weakref.finalize(self, worker.discard, number)
 
-    def create_cache(self, blocks: int) -> RemoteCache:
+    def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0) -> RemoteCache:
         """Allocate a cache in the worker."""
-        return RemoteCache(self._worker, *self._worker.call("create_cache", self._number, blocks))
+        made = self._worker.call("create_cache", self._number, blocks, window_blocks, states)
+        return RemoteCache(self._worker, *made)
 
     def run(self, step: Step, cache: Cache | None, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the nodes once; the arrays cross the socket."""
@@ -159,3 +160,7 @@ class RemoteCache:
     def copy_block(self, source: int, target: int) -> None:
         """Copy one block in all layers."""
         self.worker.call("copy_block", self.number, source, target)
+
+    def copy_state(self, source: int, target: int) -> None:
+        """Copy one state slot in all layers."""
+        self.worker.call("copy_state", self.number, source, target)

@@ -74,15 +74,20 @@ class Server:
         """Make an executable; its number stands for it."""
         return self._keep(self.backend.compile(part, package, options))
 
-    def create_cache(self, number: int, blocks: int) -> tuple[int, CacheLayout, int]:
+    def create_cache(self, number: int, blocks: int, window_blocks: int, states: int) -> tuple[int, CacheLayout, int]:
         """Make a cache: its number, layout and blocks."""
-        cache = self._executable(number).create_cache(blocks)
+        cache = self._executable(number).create_cache(blocks, window_blocks, states)
         return self._keep(cache), cache.layout, cache.blocks
 
     def copy_block(self, number: int, source: int, target: int) -> None:
         """As the cache does."""
         cache: Cache = self._objects[number]
         cache.copy_block(source, target)
+
+    def copy_state(self, number: int, source: int, target: int) -> None:
+        """As the cache does."""
+        cache: Cache = self._objects[number]
+        cache.copy_state(source, target)
 
     def run(
         self, number: int, step: Step, cache: int | None, inputs: Mapping[str, np.ndarray]

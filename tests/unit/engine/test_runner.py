@@ -10,7 +10,7 @@ from datong.engine.scheduler import Scheduler, Work
 from datong.engine.sequence import Sequence
 from datong.errors import BackendMissing, DeviceError
 from datong.spec.backend import CacheLayout, Placed
-from datong.spec.check import check_step
+from datong.spec.caches import check_step
 from datong.spec.program import CacheSpec, Part, Program
 
 

@@ -12,7 +12,8 @@ from datong import dtypes
 from datong.conformance.build import FILE, PartBuilder
 from datong.errors import DeviceError, DtypeError, ShapeError, VerifyError
 from datong.spec import formats
-from datong.spec.check import check_node, check_part, check_step, operand
+from datong.spec.caches import check_step
+from datong.spec.check import check_node, check_part, operand
 from datong.spec.ops import OPS
 from datong.spec.program import ROWS, TOKENS, CacheSpec, Node, Part, Step, expert
 from datong.spec.reference import dequantise
@@ -170,10 +171,10 @@ PARTS: list[tuple[str, Callable[[Part], dict[str, Any]]]] = [
     ("output `ghost` should be computed", lambda p: {"outputs": ("ghost",)}),
     ("output `w` should be computed", lambda p: {"outputs": ("w",)}),
     ("input `y` should be a value of kind input", lambda p: {"inputs": ("y",)}),
-    ("layer 0 has no cache of its own", lambda p: {"caches": ()}),
-    ("does not fit 2 heads", lambda p: {"caches": (CacheSpec(0, "full", 2, 8, 16),)}),
-    ("does not fit 2 heads", lambda p: {"caches": (CacheSpec(0, "window", 2, 16, 16, 7),)}),
-    ("cache of layer 5 has no attention", lambda p: {"caches": (*p.caches, CacheSpec(5, "full", 1, 1, 1))}),
+    ("layer 0 has no cache of kind `full` of its own", lambda p: {"caches": ()}),
+    ("its cache should be CacheSpec(layer=0", lambda p: {"caches": (CacheSpec(0, "full", 2, 8, 16),)}),
+    ("layer 0 has no cache of kind `full`", lambda p: {"caches": (CacheSpec(0, "window", 2, 16, 16, 7),)}),
+    ("no node uses the cache of layer 5", lambda p: {"caches": (*p.caches, CacheSpec(5, "full", 1, 1, 1))}),
     ("two caches have the same layer", lambda p: {"caches": p.caches * 2}),
     ("is listed as `alias`", lambda p: {"values": {**p.values, "alias": p.values["x"]}}),
     (

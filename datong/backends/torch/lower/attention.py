@@ -22,6 +22,7 @@ from datong.backends.torch.binding import Batch
 from datong.backends.torch.builder import Builder
 from datong.backends.torch.frame import Frame, Reach
 from datong.backends.torch.layouts import Pair
+from datong.spec.caches import caches_of
 from datong.spec.program import Node
 
 _SDPA = functional.scaled_dot_product_attention
@@ -211,6 +212,7 @@ def attention(node: Node, builder: Builder) -> str:
     write, prefill, decode = (found[2] if found else None for found in chosen.values())
     q, k, v = (builder.read(name) for name in node.inputs[:3])
     target, width = builder.write(node.outputs[0]), builder.width(node.outputs[0])
+    kind = caches_of(node, builder.part.values)[0].kind
     put, dims = write or form.write, (builder.width(node.inputs[0]) // form.heads, width // form.heads)
 
     def fill(q: Tensor, key: Tensor, value: Tensor, cache: tuple[Tensor, Tensor], frame: Frame) -> Tensor:
@@ -228,7 +230,7 @@ def attention(node: Node, builder: Builder) -> str:
         return form.decode_batch(q, cache, frame, batch)
 
     def run(frame: Frame) -> None:
-        registers = frame.registers
+        registers, frame = frame.registers, frame.of(kind)
         assert frame.cache is not None and frame.whole is not None
         cache = frame.cache.keys[form.layer], frame.cache.values[form.layer]
         query = registers[q].view(-1, form.heads, dims[0])

@@ -22,8 +22,9 @@ def step(*sequences: tuple[int, int, list[int]]) -> Step:
 
 
 def made(what: Step, *, index: torch.dtype = torch.int64, loop: bool = True, **options: object) -> Frame:
-    cache = TorchCache((CacheSpec(0, "full", 1, 4, 4),), cpu_target(), CPU, "f32", 8)
-    return build(what, cache, Places(CPU, index, SIZE, (0, 20), loop), **options)
+    specs = (CacheSpec(0, "full", 1, 4, 4), CacheSpec(1, "window", 1, 4, 4, 20), CacheSpec(2, "conv", 1, 4, 3))
+    cache = TorchCache(specs, cpu_target(), CPU, "f32", 8, 4, 2)
+    return build(what, cache, Places(CPU, index, SIZE, specs, loop), **options)
 
 
 @pytest.mark.parametrize("index", [torch.int64, torch.int32])
@@ -74,7 +75,25 @@ def test_a_static_frame_takes_the_next_step() -> None:
     frame = made(step((3, 1, [0]), (20, 1, [1, 2])), static=True, replayed=True)
     before = frame.ids.data_ptr()
     assert frame.cache is not None and frame.whole is not None
-    refill(frame, step((7, 1, [6]), (17, 1, [3, 1])), Places(CPU, torch.int64, SIZE, (0,), True))
+    refill(
+        frame,
+        step((7, 1, [6]), (17, 1, [3, 1])),
+        Places(CPU, torch.int64, SIZE, (CacheSpec(0, "full", 1, 4, 4),), True),
+    )
     assert frame.ids.data_ptr() == before and frame.positions.tolist() == [7, 17]
     assert frame.whole.context_lens.tolist() == [8, 18] and frame.whole.block_tables.tolist() == [[6, 8], [3, 1]]
     assert frame.whole.contexts == (32, 32)  # what the tables could hold, not what this step has
+
+
+def test_window_tables_make_a_frame_of_their_own() -> None:
+    what = step((20, 1, [5, 6]), (0, 2, [3]))
+    what.window_tables, what.state_slots = np.array([[-1, 1], [3, -1]], np.int32), np.array([1, 0], np.int32)
+    frame = made(what)
+    own = frame.of("window")
+    assert frame.of("full") is frame.of("latent") is frame and own is frame.windowed and own is not None
+    assert frame.whole is not None and frame.whole.slots.tolist() == [6 * SIZE + 4, 48, 49]
+    assert own.whole is not None and own.whole.slots.tolist() == [SIZE + 4, 48, 49]
+    assert own.whole.block_tables.tolist() == [[4, 1], [3, 4]]  # scratch is the last of the window's own blocks
+    assert list(frame.reaches) == [0] and list(own.reaches) == [20]
+    assert frame.slots is not None and frame.slots.tolist() == [1, 0]
+    assert frame.began is not None and frame.began.tolist() == [1, 0]

@@ -1,5 +1,6 @@
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,22 +22,34 @@ def decode(lens: list[int], tables: list[list[int]]) -> Step:
     )
 
 
+def scratch() -> Any:
+    return SimpleNamespace(scratch=99, window_scratch=98, state_scratch=97)
+
+
 @pytest.mark.parametrize(("count", "want"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (33, 64)])
 def test_buckets_are_powers_of_two(count: int, want: int) -> None:
     assert bucket(count) == want
 
 
 def test_padding_sequences_live_in_the_scratch_block() -> None:
-    padded = pad_decode(decode([40, 3, 17], [[4, 5, 6], [1, -1, -1], [2, 3, -1]]), scratch=99)
+    own = decode([40, 3, 17], [[4, 5, 6], [1, -1, -1], [2, 3, -1]])
+    own.window_tables, own.state_slots = own.block_tables + 10, np.array([2, 0, 1], np.int32)
+    padded = pad_decode(own, scratch())
     assert padded.ids.tolist() == [7, 8, 9, 0] and padded.context_lens.tolist() == [40, 3, 17, 1]
     assert padded.query_starts.tolist() == [0, 1, 2, 3, 4] and padded.rows.tolist() == [0, 1, 2, 0]
     assert padded.block_tables.shape == (4, 4) and padded.block_tables[3].tolist() == [99] * 4
     assert padded.block_tables[0].tolist() == [4, 5, 6, 99]
+    assert padded.window_tables is not None and padded.window_tables[1:].tolist() == [
+        [11, 9, 9, 98],
+        [12, 13, 9, 98],
+        [98] * 4,
+    ]
+    assert padded.state_slots is not None and padded.state_slots.tolist() == [2, 0, 1, 97]
 
 
 def test_a_step_that_fits_is_not_changed() -> None:
     own = decode([4, 5], [[1], [2]])
-    padded = pad_decode(own, scratch=9)
+    padded = pad_decode(own, scratch())
     assert all(np.array_equal(getattr(own, name), getattr(padded, name)) for name in vars(own))
 
 
