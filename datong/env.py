@@ -27,6 +27,7 @@ class Var:
         return os.environ.get(self.name, "").strip() or None
 
 
+API_KEYS = Var("DATONG_API_KEYS", "keys", "none", "`serve` lets in who has one of them: `key,name=key`")
 CACHE = Var("DATONG_CACHE", "directory", "$XDG_CACHE_HOME/datong or ~/.cache/datong", "imported checkpoints lie here")
 ISA = Var("DATONG_ISA", "name", "the best that the processor has", "forces one variant of the CPU kernels, e.g. `ref`")
 MACHINE_ROOT = Var("DATONG_MACHINE_ROOT", "directory", "/", "`devices` and `doctor` look at a recorded machine instead")
@@ -41,7 +42,7 @@ THREADS = Var("DATONG_THREADS", "int >= 1", "the cores this process may use", "t
 VERIFY = Var("DATONG_VERIFY", "0 or 1", "0", "the graph is verified after each compiler pass")
 
 VARS: tuple[Var, ...] = (
-    CACHE, ISA, MACHINE_ROOT, ORT_LIBRARIES, ORT_OPTIONS, PLUGINS, SIM_MEMORY, SIM_WITHOUT, THREADS, VERIFY,
+    API_KEYS, CACHE, ISA, MACHINE_ROOT, ORT_LIBRARIES, ORT_OPTIONS, PLUGINS, SIM_MEMORY, SIM_WITHOUT, THREADS, VERIFY,
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from datong.cli import (
     quantize,
     run,
     seal,
+    serve,
     verify,
 )
 
@@ -55,6 +56,7 @@ app.command("seal")(seal.seal)
 app.command("compile")(compile_.compile_)
 app.command("run")(run.run)
 app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("bench")(bench.bench)
 app.command("devices")(devices.devices)
 app.command("conformance")(conformance.conformance)

@@ -64,6 +64,13 @@ class Request:
         self._note(sampled, text, reason)
         return self.done
 
+    def end(self, reason: str) -> Chunk:
+        """Stop early, as when a deadline passes: what was held back, and `reason`. The sequence is the caller's."""
+        text = self._rest()
+        self.result.text += text
+        self.result.finish_reason, self.done = reason, True
+        return Chunk(text, (), None, reason, self.index)
+
     def _text_of(self, token: int) -> tuple[str, str | None]:
         """Text that this token makes certain, and STOP if it ends the answer."""
         if token in self._stop_ids:

@@ -1,0 +1,48 @@
+"""uvicorn's HTTP/1.1 with a bound on how long headers may take: a connection that says nothing must not stay."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+def bounded(seconds: float) -> type[H11Protocol]:
+    """A protocol class; `seconds` from the connection, or from a later request's first byte, to its headers' end."""
+
+    class Bounded(H11Protocol):
+        _patience: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._answering():
+                self._forget()
+            elif self.conn.trailing_data[0]:  # the beginning of a request
+                self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget()
+            super().connection_lost(exc)
+
+        def _answering(self) -> bool:
+            return self.cycle is not None and not self.cycle.response_complete
+
+        def _watch(self) -> None:
+            if self._patience is None:
+                self._patience = self.loop.call_later(seconds, self._give_up)
+
+        def _forget(self) -> None:
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+
+        def _give_up(self) -> None:
+            self._patience = None
+            if not self._answering():
+                self.transport.close()
+
+    return Bounded

@@ -1,0 +1,87 @@
+"""A server from start to end: bind, serve, and on SIGTERM finish what runs while new work gets 503."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+import uvicorn
+
+from datong.errors import DatongError
+from datong.server.app import build
+from datong.server.auth import Keys
+from datong.server.context import Parts
+from datong.server.hosts import Host
+from datong.server.log import log, set_up
+from datong.server.protocol import bounded
+from datong.server.settings import Settings
+
+IDLE_SECONDS = 30  # an unused connection is kept this long for the next request
+
+
+class DrainingServer(uvicorn.Server):
+    """The first SIGTERM or SIGINT drains; the second one ends at once."""
+
+    def __init__(self, config: uvicorn.Config, parts: Parts) -> None:
+        super().__init__(config)
+        self._parts, self._since = parts, 0.0  # seconds: when draining began
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Of uvicorn; runs in the main thread between two bytecodes."""
+        if self._parts.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._parts.draining, self._since = True, time.monotonic()
+        log("draining", signal=signal.Signals(sig).name, running=self._live())
+
+    def _live(self) -> int:
+        return sum(host.service.live for host in self._parts.hosts.all())
+
+    async def on_tick(self, counter: int) -> bool:
+        """Of uvicorn, ten times a second: when the last answer is out, or patience is over, leave."""
+        if self._parts.draining and not self.should_exit:
+            late = time.monotonic() - self._since > self._parts.settings.drain_s
+            if late or not self._live():
+                log("stopping", dropped=self._live())
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(hosts: Sequence[Host], settings: Settings, started: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until a signal comes. Raises DatongError when the address cannot be used."""
+    keys = Keys.load(settings.api_keys)
+    set_up()
+    app, parts = build(hosts, settings, keys)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=bounded(settings.header_seconds),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=5,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        sockets = [config.bind_socket()]
+    except SystemExit:  # uvicorn's way to say that it could not; it has logged why
+        raise DatongError(
+            "serve", f"`{settings.host}:{settings.port}` cannot be bound", "is another server running there? --port 0"
+        ) from None
+    host, port = sockets[0].getsockname()[:2]
+    scheme = "https" if settings.tls_certificate else "http"
+    started(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+    server = DrainingServer(config, parts)
+    log("started", host=host, port=port, models=[h.name for h in hosts], keys=bool(keys))
+    server.run(sockets)
+    if not server.started:
+        sys.exit(1)
