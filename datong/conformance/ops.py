@@ -19,12 +19,16 @@ from typing import Any
 
 from datong.backends.reference import ReferenceBackend
 from datong.conformance.build import PartBuilder
-from datong.conformance.parts import BUILDERS, Scene
+from datong.conformance.parts import BUILDERS as PLAIN
+from datong.conformance.parts import Scene
+from datong.conformance.parts_state import BUILDERS as STATEFUL
 from datong.errors import DatongError
 from datong.spec.backend import Backend, Cache, Executable, No
 from datong.spec.ops import OPS
 from datong.spec.program import Part
 from datong.spec.tolerance import Report, compare
+
+BUILDERS = {**PLAIN, **STATEFUL}
 
 
 @dataclass(frozen=True)
@@ -121,4 +125,6 @@ def _compare(case: Case, part: Part, scene: Scene, executable: Executable, packa
 
 def _cache(executable: Executable, scene: Scene) -> Cache:
     """A cache with as many blocks as the scene needs; an empty one tells the block size."""
-    return executable.create_cache(scene.blocks(executable.create_cache(0).layout.block_size))
+    states = {"states": scene.states} if scene.stateful else {}
+    size = executable.create_cache(0, **states).layout.block_size
+    return executable.create_cache(scene.blocks(size), **states)

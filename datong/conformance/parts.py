@@ -35,6 +35,12 @@ class Scene:
     ids: Array | None = None
     positions: Array | None = None
     rows: Array | None = None
+    stateful: bool = False  # there is a cache per sequence
+
+    @property
+    def states(self) -> int:
+        """State slots that `play` uses: one for each sequence and a spare one."""
+        return len(self.sequences) + 1 if self.stateful else 0
 
     def blocks(self, block_size: int) -> int:
         """Blocks that `play` uses: those of every sequence and a spare one."""
@@ -49,24 +55,31 @@ class Scene:
         self._soil(executable, cache)
         size = cache.layout.block_size
         free = np.random.default_rng(7).permutation(cache.blocks).tolist()
+        slots = list(range(self.states))[::-1]
         tables = [[free.pop() for _ in range(-(-n // size))] for n in lens]
         past = [p for p, _ in self.sequences]
         if any(past):
-            yield _run(executable, cache, self._step(past, past, tables), self.inputs[0])
-        # The first sequence goes on in a copy of its last block, as a forked sequence would.
+            yield _run(executable, cache, self._step(past, past, tables, slots[:-1]), self.inputs[0])
+        # The first sequence goes on in a copy of its last block, or state, as a forked sequence would.
         spare = free.pop()
         cache.copy_block(tables[0][-1], spare)
         tables[0][-1] = spare
-        yield _run(executable, cache, self._step(new, lens, tables), self.inputs[-1])
+        if self.stateful:
+            cache.copy_state(slots[0], slots[-1])
+            slots[0] = slots.pop()
+        yield _run(executable, cache, self._step(new, lens, tables, slots), self.inputs[-1])
 
     def _soil(self, executable: Executable, cache: Cache) -> None:
-        """Fill every block with large values: a kernel that reads past the end of a sequence will show it."""
+        """Fill every block and state with large values: a kernel that reads what is not the sequence's will show it."""
         size = cache.layout.block_size
         inputs = {name: np.full((size, a.shape[1]), 1e3, np.float32) for name, a in self.inputs[0].items()}
         for block in range(cache.blocks):
-            _run(executable, cache, self._step([size], [size], [[block]]), inputs)
+            slot = [block % self.states] if self.stateful else []
+            _run(executable, cache, self._step([size], [size], [[block]], slot), inputs)
 
-    def _step(self, new: list[int], lens: list[int], tables: list[list[int]] | None) -> Step:
+    def _step(
+        self, new: list[int], lens: list[int], tables: list[list[int]] | None, slots: list[int] | None = None
+    ) -> Step:
         tokens = sum(new)
         width = max(map(len, tables)) if tables else 0
         table = np.full((len(new), width), -1, np.int32)
@@ -80,6 +93,7 @@ class Scene:
             context_lens=np.array(lens, np.int64),
             block_tables=table,
             rows=np.zeros(0, np.int64) if self.rows is None else self.rows,
+            state_slots=np.array(slots, np.int32) if slots else None,
         )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from datong.spec.formats import Format
 from datong.spec.program import Step
+from datong.spec.reference_state import ALL as WITH_STATE
 
 Array = NDArray[Any]
 
@@ -376,7 +377,7 @@ def linear_add(x: Array, weight: Array, residual: Array, bias: Array | None = No
 
 _ALL = (
     *(embedding, linear, rms_norm, rope_table, rope, attention, glu, add, mul, sigmoid, scale, scale_groups, moe),
-    *(slice_, concat, take_rows),
+    *(slice_, concat, take_rows, *WITH_STATE),
     *(add_rms_norm, linear_multi, linear_glu, linear_add),
 )
 FUNCTIONS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {f.__name__.rstrip("_"): f for f in _ALL}
@@ -385,7 +386,7 @@ FUNCTIONS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {f.__name__.rst
 def evaluate(op: str, inputs: Sequence[Array | None], attrs: Mapping[str, Any]) -> tuple[Array, ...]:
     """Apply one operator of ops.py to arrays, in the order of its row. Absent optional inputs are None.
 
-    `attention` takes `step`, `key_cache`, `value_cache` in `attrs` beside its own.
+    `attention` takes `step`, `key_cache`, `value_cache` in `attrs` beside its own, those with a state `step`, `state`.
     """
     trimmed = list(inputs)
     while trimmed and trimmed[-1] is None and op != "linear_multi":

@@ -57,12 +57,14 @@ _INT8 = Bound(
     5e-4, 1e-1, "activations rounded to 8 bits per block of 256, result to f16; measured nmse 3e-4, worst 6e-2"
 )
 _KV_F16 = Bound(1e-6, 1e-2, "keys and values rounded to f16; measured nmse 1e-7, worst 1e-3")
+_STATE = Bound(1e-9, 1e-3, "states and sums in f32 over up to 10^3 tokens, in any grouping of them")
 _KV_BF16 = Bound(5e-5, 5e-2, "keys and values rounded to bf16; measured nmse 1e-5, worst 6e-3")
 
 # (class of ops.py, weight format or cache dtype) -> bound
 TABLE: dict[tuple[str, str], Bound] = {
     ("exact", ""): _EXACT,
     ("f32", ""): _F32,
+    ("state", ""): _STATE,
     ("linear", "f32"): _F32,
     ("linear", "f16"): _F16,
     ("linear", "bf16"): _BF16,
