@@ -36,39 +36,46 @@ def cached_program(
     splits: Sequence[int] = (),
     strict: bool = False,
     fuse: bool = True,
+    graph: str = GRAPH,
 ) -> Program:
     """The program of a package for `backends`, best first: kept, or compiled and kept. Raises as compile_package."""
-    path = plan_path(package, backends, splits=splits, strict=strict, fuse=fuse)
+    path = plan_path(package, backends, splits=splits, strict=strict, fuse=fuse, graph=graph)
     kept = _read(path)
     if kept is not None and _answers_hold(kept, backends):
-        return _with_graph(kept, package)
+        return _with_graph(kept, package, graph)
     from datong.compiler.pipeline import compile_package  # imports onnx_ir, a second that the warm path saves
 
-    program = compile_package(package, backends, splits=splits, strict=strict, fuse=fuse)
+    program = compile_package(package, backends, splits=splits, strict=strict, fuse=fuse, graph=graph)
     _write(path, plan.to_json(program))
-    return _with_graph(program, package)
+    return _with_graph(program, package, graph)
 
 
-def _with_graph(program: Program, package: Package) -> Program:
+def _with_graph(program: Program, package: Package, graph: str) -> Program:
     """A program of one part knows the graph it is the whole of. Not kept: the same plan serves a copy elsewhere."""
     if len(program.parts) != 1:
         return program
-    return replace(program, parts=(replace(program.parts[0], graph=str(package.root / GRAPH)),))
+    return replace(program, parts=(replace(program.parts[0], graph=str(package.root / graph)),))
 
 
 def plan_path(
-    package: Package, backends: Sequence[Backend], *, splits: Sequence[int] = (), strict: bool, fuse: bool
+    package: Package,
+    backends: Sequence[Backend],
+    *,
+    splits: Sequence[int] = (),
+    strict: bool,
+    fuse: bool,
+    graph: str = GRAPH,
 ) -> Path:
-    """Where the plan lies, or would. Raises PackageError when graph.onnx cannot be read."""
+    """Where the plan lies, or would. Raises PackageError when the graph cannot be read."""
     try:
-        graph = sha256((package.root / GRAPH).read_bytes())
+        content = sha256((package.root / graph).read_bytes())
     except OSError as error:
-        raise PackageError("compile", f"`{GRAPH}` of the package cannot be read: {error.strerror}") from error
+        raise PackageError("compile", f"`{graph}` of the package cannot be read: {error.strerror}") from error
     facts = [
         plan.FORMAT,
         plan.VERSION,
         OPSET_VERSION,
-        graph,
+        content,
         str(package.weights_root.absolute()),
         package.manifest.context_length,
         list(splits),

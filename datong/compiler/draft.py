@@ -9,16 +9,26 @@ from datong.spec.program import CacheSpec, Dim, Node, Part, Value
 
 LOGITS = "logits"
 STEP_INPUTS = ("ids", "positions", "rows")  # what a Step brings; spec/program.py
+HIDDEN = "hidden"  # [T, n] f32, what the model gave last: the engine brings it to a head for speculation
 
 
 @dataclass
 class Draft:
-    """Nodes in execution order and the values that they name. `output` is the one result."""
+    """Nodes in execution order and the values that they name.
+
+    `output` is the result, for the rows that are asked for; `whole` are results for all tokens, for speculation.
+    """
 
     values: dict[str, Value] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
-    caches: dict[int, CacheSpec] = field(default_factory=dict)
+    caches: dict[tuple[int, str], CacheSpec] = field(default_factory=dict)  # by layer and kind
     output: str = LOGITS
+    whole: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Every result."""
+        return (self.output, *self.whole)
 
     def is_activation(self, name: str) -> bool:
         """Made by a node, or brought by the step."""
@@ -52,7 +62,7 @@ class Draft:
     def sole_reader(self, name: str, readers: dict[str, list[Node]]) -> Node | None:
         """The only node that reads `name`; None if there are more, none, or it is the program's output."""
         found = readers.get(name, [])
-        return found[0] if len(found) == 1 and name != self.output else None
+        return found[0] if len(found) == 1 and name not in self.outputs else None
 
     def substitute(self, old: Sequence[Node], new: Node, at: Node) -> None:
         """Put `new` in the place of `at` and take `old` (which may hold `at`) out."""
@@ -74,13 +84,15 @@ class Draft:
             for node in self.nodes
         ]
         self.output = names.get(self.output, self.output)
+        self.whole = tuple(names.get(name, name) for name in self.whole)
 
     def as_part(self, backend: str = "draft") -> Part:
         """The whole draft as one part, unplanned: for checks."""
         values = self.used_values()
-        inputs = tuple(name for name in STEP_INPUTS if name in values)
-        caches = tuple(self.caches[layer] for layer in sorted(self.caches))
-        return Part(backend, values, tuple(self.nodes), inputs, (self.output,), caches)
+        inputs = tuple(name for name, value in values.items() if value.kind == "input" and name not in STEP_INPUTS)
+        inputs = (*(name for name in STEP_INPUTS if name in values), *inputs)
+        caches = tuple(self.caches[key] for key in sorted(self.caches))
+        return Part(backend, values, tuple(self.nodes), inputs, self.outputs, caches)
 
     def used_values(self) -> dict[str, Value]:
         """Values that some node reads or writes, in that order."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 from datong.compiler.draft import STEP_INPUTS, Draft
 from datong.errors import Unsupported
 from datong.spec.backend import Backend, No
+from datong.spec.caches import caches_of, key
 from datong.spec.program import Node, Part, Value
 
 WHERE = "compile"
@@ -129,7 +130,7 @@ def _part(draft: Draft, runs: Sequence[tuple[str, list[Node]]], index: int) -> P
     """Part number `index`: its values, what comes in and what later parts or the user read."""
     backend, nodes = runs[index]
     made = dict.fromkeys(name for node in nodes for name in node.outputs)
-    read_later = {name for _, later in runs[index + 1 :] for node in later for name in node.inputs} | {draft.output}
+    read_later = {name for _, later in runs[index + 1 :] for node in later for name in node.inputs} | set(draft.outputs)
     values: dict[str, Value] = {}
     inputs: dict[str, None] = {}
     for node in nodes:
@@ -143,5 +144,5 @@ def _part(draft: Draft, runs: Sequence[tuple[str, list[Node]]], index: int) -> P
             values[name] = value
     ordered = [name for name in STEP_INPUTS if name in inputs] + [name for name in inputs if name not in STEP_INPUTS]
     outputs = tuple(name for name in made if name in read_later)
-    layers = sorted(int(str(node.attrs["layer"])) for node in nodes if node.op == "attention")
-    return Part(backend, values, tuple(nodes), tuple(ordered), outputs, tuple(draft.caches[layer] for layer in layers))
+    keys = sorted(key(spec) for node in nodes for spec in caches_of(node, draft.values))
+    return Part(backend, values, tuple(nodes), tuple(ordered), outputs, tuple(draft.caches[one] for one in keys))

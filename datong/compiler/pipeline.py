@@ -46,6 +46,7 @@ from datong.compiler.passes import (
     recognise_slice,
     select_rows,
 )
+from datong.package.manifest import GRAPH
 from datong.package.reader import Package
 from datong.spec.backend import Backend
 from datong.spec.program import Program
@@ -114,10 +115,14 @@ def compile_package(
     strict: bool = False,
     verify: bool = False,
     fuse: bool = True,
+    graph: str = GRAPH,
 ) -> Program:
-    """Compile a package for `backends`, best first; see compile_graph. `cache.cached_program` remembers the result."""
+    """Compile a package for `backends`, best first; see compile_graph. `cache.cached_program` remembers the result.
+
+    `graph`: the file of the graph, the model's own or that of a head for speculation.
+    """
     root, context = package.weights_root, package.manifest.context_length
-    return _compile(package.graph(), root, Placer(backends, splits, strict), verify, fuse, context)
+    return _compile(package.graph(graph), root, Placer(backends, splits, strict), verify, fuse, context)
 
 
 def _compile(model: ir.Model, root: Path, placer: Placer, verify: bool, fuse: bool, context_length: int) -> Program:

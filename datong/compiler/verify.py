@@ -11,7 +11,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from datong.compiler import memory
-from datong.compiler.draft import STEP_INPUTS, Draft
+from datong.compiler.draft import HIDDEN, STEP_INPUTS, Draft
 from datong.errors import VerifyError
 from datong.importer.functions import KNOWN
 from datong.spec.check import check_part
@@ -59,7 +59,7 @@ def draft(state: Draft, after: str) -> None:
 
 def program(compiled: Program) -> None:
     """Check the result. Raises VerifyError."""
-    made: set[str] = set(STEP_INPUTS)
+    made: set[str] = {*STEP_INPUTS, HIDDEN}
     for part in compiled.parts:
         check_part(part)
         for name in part.inputs:

@@ -49,6 +49,7 @@ def import_directory(src: Path, progress: Progress | None = None) -> Imported:
         vocab_size=built.vocab_size,
         context_length=built.context_length,
         ignored_keys=built.ignored_keys,
+        heads=built.heads,
         generated=_dialogue(src, carried, built.family),
         files=(*carried, *index, *checkpoint.weight_files(weights)),
     )

@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from datong.dtypes import DType
+from datong.importer.models.decoder import BuiltHead
 from datong.importer.weights import WeightMap
 from datong.spec.program import CacheSpec
 
@@ -43,4 +44,5 @@ class Imported:
     ignored_keys: dict[str, str] = field(default_factory=dict)  # config key -> reason
     files: tuple[str, ...] = ()  # files of the source directory that belong to the package
     generated: dict[str, bytes] = field(default_factory=dict)  # files to write: config.json, tokenizer.json …
+    heads: tuple[BuiltHead, ...] = ()  # for speculation, each a graph of its own
     tensors: tuple[PendingTensor, ...] = ()  # for model.safetensors, in file order; empty when imported in place

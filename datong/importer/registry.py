@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from datong.errors import CheckpointError, UnknownModel
@@ -28,6 +29,7 @@ from datong.importer.models import (
 )
 from datong.importer.models.decoder import Built, Reader
 from datong.importer.models.layers import build
+from datong.importer.models.speculation import build_heads, present
 from datong.importer.show import show
 from datong.importer.weights import WeightMap
 
@@ -70,7 +72,8 @@ def build_model(values: dict[str, Any], weights: WeightMap) -> Built:
     config = Config(values, family)
     decoder = FAMILIES[family](config)
     config.finish()
-    built = build(family, config, decoder, weights)
+    built = build(family, config, decoder, weights, hidden=bool(present(decoder, weights)))
+    built = replace(built, heads=build_heads(family, decoder, weights))
     rest = sorted(weights.left_over())
     if rest:
         some = ", ".join(show(name) for name in rest[:3]) + (" …" if len(rest) > 3 else "")

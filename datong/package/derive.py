@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -23,10 +23,12 @@ from datong.package.manifest import (
     ModelInfo,
     OperatorSet,
     Parallel,
+    SpeculationHead,
     Weights,
     summarise,
 )
 from datong.package.texts import text_hashes
+from datong.spec.program import CacheSpec
 
 if TYPE_CHECKING:
     from datong.importer.imported import Imported
@@ -46,12 +48,9 @@ def manifest_of(
             f"every tensor must be used or ignored with a reason, {len(left)} are neither: `{left[0]}`",
             "the checkpoint is not what its config says, or the model family lacks a part",
         )
-    weights = _weights(imported.weights)
+    weights = _weights(imported.weights, frozenset().union(*(head.weights for head in imported.heads)))
     operators = graph.requirements(proto)
-    caches = [
-        CacheEntry(c.layer, _cache_kind(c.kind), c.kv_heads, c.key_dim, c.value_dim, c.window)
-        for c in sorted(imported.caches, key=lambda c: c.layer)
-    ]
+    caches = _caches(imported.caches)
     return Manifest(
         format_version=FORMAT_VERSION,
         model=ModelInfo(imported.name, imported.family, imported.licence, _source(imported.source)),
@@ -67,7 +66,27 @@ def manifest_of(
         text=text_hashes(texts),
         ignored=Ignored(dict(imported.ignored_keys), dict(imported.weights.ignored)),
         goldens=[],
+        speculation=[
+            SpeculationHead(head_file(i), _bytes(imported.weights, head.weights), _caches(head.caches))
+            for i, head in enumerate(imported.heads)
+        ],
     )
+
+
+def _caches(specs: Iterable[CacheSpec]) -> list[CacheEntry]:
+    return [
+        CacheEntry(c.layer, _cache_kind(c.kind), c.kv_heads, c.key_dim, c.value_dim, c.window)
+        for c in sorted(specs, key=lambda c: (c.layer, c.kind))
+    ]
+
+
+def head_file(number: int) -> str:
+    """The file of the graph of a head for speculation."""
+    return f"speculation.{number}.onnx"
+
+
+def _bytes(found: WeightMap, names: Iterable[str]) -> int:
+    return sum(piece.length for name in names for piece in found.weights[name].pieces.values())
 
 
 def _cache_kind(kind: str) -> Literal["full", "window"]:
@@ -81,10 +100,10 @@ def _source(source: str) -> str:
     return Path(source).name if source.startswith(("/", "~", ".")) else source
 
 
-def _weights(found: WeightMap) -> Weights:
-    """Count the weights that the graph took, by format."""
+def _weights(found: WeightMap, besides: frozenset[str]) -> Weights:
+    """Count the weights that graph.onnx took, by format; `besides`: those that only heads for speculation use."""
     rows: dict[str, list[int]] = {}
-    for name in sorted(found.taken):
+    for name in sorted(found.taken - besides):
         weight = found.weights[name]
         row = rows.setdefault(weight.format.name, [0, 0, 0])
         row[0] += 1

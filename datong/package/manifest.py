@@ -150,6 +150,14 @@ class Golden(_Strict, frozen=True):
     backend: Text  # which backend computed them
 
 
+class SpeculationHead(_Strict, frozen=True):
+    """A head for speculation: `input_ids`, one ahead, and `hidden` -> `logits` of the token after, `hidden_out`."""
+
+    graph: Text  # its file
+    weight_bytes: Count  # of the weights that graph.onnx does not use
+    caches: list[CacheEntry]
+
+
 class Manifest(_Strict, frozen=True):
     """The whole of `datong.json`."""
 
@@ -167,6 +175,7 @@ class Manifest(_Strict, frozen=True):
     text: TextHashes
     ignored: Ignored
     goldens: list[Golden]
+    speculation: list[SpeculationHead] = []  # in order, each guesses one token further
 
     def file(self, path: str) -> FileEntry | None:
         """The entry of one file; None when it is not listed."""
@@ -239,8 +248,9 @@ def check(manifest: Manifest, where: str) -> None:
         if (entry.kind == "weights") != (entry.header_sha256 is not None):
             raise PackageError(where, f"weights and only they have `header_sha256`, `$.files[{i}]` breaks that")
         seen.add(entry.path)
-    if [f.path for f in manifest.files if f.kind == "graph"] != [GRAPH]:
-        raise PackageError(where, f"exactly one file should be of kind `graph` and be called `{GRAPH}`")
+    graphs = sorted([GRAPH, *(head.graph for head in manifest.speculation)])
+    if sorted(f.path for f in manifest.files if f.kind == "graph") != graphs:
+        raise PackageError(where, f"the files of kind `graph` should be {', '.join(f'`{g}`' for g in graphs)}")
     if manifest.sealed and any(f.sha256 is None for f in manifest.files):
         raise PackageError(where, "a sealed package has a `sha256` for every file, here one is missing")
     _check_sums(manifest, where)

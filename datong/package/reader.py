@@ -75,16 +75,20 @@ class Package:
 
     # ── graph and weights ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def graph(self) -> ir.Model:
+    def graph(self, name: str = GRAPH) -> ir.Model:
         """The computation, a fresh copy on each call; its external tensors are checked against the weight files.
 
         Raises PackageError or IntegrityError. Takes a second the first time: onnx_ir is imported.
         """
         from datong.package import graph
 
-        proto = graph.parse(self.read(GRAPH, MAX_GRAPH), GRAPH)
-        graph.check_externals(graph.externals(proto, GRAPH), self.headers, GRAPH)
-        return graph.to_model(proto, self.weights_root, GRAPH)
+        proto = graph.parse(self.read(name, MAX_GRAPH), name)
+        graph.check_externals(graph.externals(proto, name), self.headers, name)
+        return graph.to_model(proto, self.weights_root, name)
+
+    def graphs(self) -> list[str]:
+        """Files of the graphs: the model's own, then those of the heads for speculation."""
+        return [GRAPH, *(head.graph for head in self.manifest.speculation)]
 
     @cached_property
     def tensors(self) -> dict[str, tuple[str, Entry]]:

@@ -35,6 +35,8 @@ def kind_of(path: str) -> Kind:
     """What a file is, by its name."""
     if path in _KINDS:
         return _KINDS[path]
+    if path.startswith("speculation.") and path.endswith(".onnx"):
+        return "graph"
     if path.endswith(".safetensors"):
         return "weights"
     if path.endswith(".index.json"):

@@ -160,15 +160,19 @@ def _hash(package: Package, path: str, want: str | None, progress: Progress | No
 def _offsets(package: Package) -> str:
     from datong.package import graph
 
-    found = graph.externals(graph.parse(package.read(GRAPH, MAX_GRAPH), GRAPH), GRAPH)
-    graph.check_externals(found, package.headers, GRAPH)
-    return f"{len(found)} initializers"
+    count = 0
+    for name in package.graphs():
+        found = graph.externals(graph.parse(package.read(name, MAX_GRAPH), name), name)
+        graph.check_externals(found, package.headers, name)
+        count += len(found)
+    return f"{count} initializers"
 
 
 def _graph(package: Package) -> str:
     from datong.package import graph
 
-    graph.full_check(graph.parse(package.read(GRAPH, MAX_GRAPH), GRAPH), GRAPH)
+    for name in package.graphs():
+        graph.full_check(graph.parse(package.read(name, MAX_GRAPH), name), name)
     return "onnx.checker, full check"
 
 

@@ -58,7 +58,7 @@ def write_in_place(
     for path in imported.files:
         laid.carry(source, path, hash_weights, progress)
     manifest = _manifest(imported, graph_bytes, laid)
-    contents = {**imported.generated, GRAPH: graph_bytes, NAME: encode(manifest)}
+    contents = {**_made(imported), GRAPH: graph_bytes, NAME: encode(manifest)}
     existing = [name for name in contents if (source / name).exists()]
     same, as_good = _compare(source, manifest)
     if same and as_good:
@@ -110,7 +110,7 @@ def write_directory(
             if not all(_compare(target, manifest)):
                 raise _occupied(target, NAME)
             raise _Unchanged
-        for name, data in {**imported.generated, GRAPH: graph_bytes, NAME: encode(manifest), **(extra or {})}.items():
+        for name, data in {**_made(imported), GRAPH: graph_bytes, NAME: encode(manifest), **(extra or {})}.items():
             made = partial / name
             made.parent.mkdir(parents=True, exist_ok=True)
             write_stream(made, iter((data,)), name, len(data), None)
@@ -185,11 +185,18 @@ class _Laid:
         self._add(path.name, path, total, content)
 
 
+def _made(imported: Imported) -> dict[str, bytes]:
+    """The small files that the import made, but for the model's own graph."""
+    heads = {derive.head_file(i): graph.to_bytes(head.model) for i, head in enumerate(imported.heads)}
+    return {**imported.generated, **heads}
+
+
 def _manifest(imported: Imported, graph_bytes: bytes, laid: _Laid) -> Manifest:
     """The manifest, after the graph has been held against the headers of the weight files."""
     proto = graph.parse(graph_bytes, "write")
-    graph.check_externals(graph.externals(proto, "write"), laid.headers, "write")
-    made = {GRAPH: graph_bytes, **imported.generated}
+    for data in (graph_bytes, *(graph.to_bytes(head.model) for head in imported.heads)):
+        graph.check_externals(graph.externals(graph.parse(data, "write"), "write"), laid.headers, "write")
+    made = {GRAPH: graph_bytes, **_made(imported)}
     listed = [
         *laid.entries,
         *(FileEntry(p, len(b), texts.kind_of(p), None, hashlib.sha256(b).hexdigest()) for p, b in made.items()),

@@ -21,7 +21,7 @@ from datong.dtypes import DType
 from datong.errors import DeviceError
 from datong.spec.backend import Cache, Placed
 from datong.spec.caches import check_step
-from datong.spec.program import STATE_KINDS, Node, Part, Step
+from datong.spec.program import STATE_KINDS, TOKENS, Node, Part, Step
 
 Array = NDArray[Any]
 
@@ -35,7 +35,10 @@ class OnnxRuntimeExecutable:
         self, provider: Provider, part: Part, package: str, dtype: DType, threads: int, options: Mapping[str, str]
     ) -> None:
         self._provider, self._part, self._dtype = provider, part, dtype
-        self._vocab = int(part.values[part.outputs[0]].shape[-1])
+        self._whole = [name for name in part.outputs if part.values[name].shape[0] == TOKENS]  # for speculation
+        [self._logits] = [name for name in part.outputs if name not in self._whole]
+        self._given = [name for name in part.inputs if name not in ("ids", "positions", "rows")]
+        self._vocab = int(part.values[self._logits].shape[-1])
         self._session = _open(provider, part, Path(package), threads, options)
         self._halves = [(spec, half) for spec in part.caches for half in halves(spec)]
         self._pasts = [
@@ -76,39 +79,50 @@ class OnnxRuntimeExecutable:
         return Placed(node.name, node.op, f"onnxruntime {text}", elsewhere)
 
     def run(self, step: Step, cache: Cache | None, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the graph once per group of sequences with the same lengths; the logits of the wanted rows."""
+        """Run the graph once per group of sequences with the same lengths; the logits of the wanted rows.
+
+        What the graph gives for speculation is given of all tokens.
+        """
         if not isinstance(cache, PagedStore):
             raise DeviceError(WHERE, f"the cache should be its own, is a {type(cache).__name__}")
         check_step(step, vocab_size=self._vocab, **cache.limits)
         logits = np.empty((len(step.rows), self._vocab), np.float32)
         place = np.full(len(step.ids), -1)
+        whole: dict[str, Array] = {}
         for past, members in _groups(step):
             tokens = step.query_starts[members][:, None] + np.arange(int(step.context_lens[members[0]]) - past)
-            answer = self._run_group(step, cache, members, tokens, past)
+            answer, *others = self._run_group(step, cache, members, tokens, past, inputs)
+            for name, other in zip(self._whole, others, strict=True):
+                whole.setdefault(name, np.empty((len(step.ids), other.shape[-1]), np.float32))[tokens] = other
+            answer = answer.reshape(-1, self._vocab)
             place[:] = -1
             place[tokens.reshape(-1)] = np.arange(tokens.size)
             wanted = np.flatnonzero(place[step.rows] >= 0)
             logits[wanted] = answer[place[step.rows[wanted]]]
-        return {self._part.outputs[0]: logits}
+        return {self._logits: logits, **whole}
 
-    def _run_group(self, step: Step, cache: PagedStore, members: Array, tokens: Array, past: int) -> Array:
-        """Sequences `members` [B] with `past` tokens in the cache and new `tokens` [B, S] -> logits [B * S, vocab]."""
+    def _run_group(
+        self, step: Step, cache: PagedStore, members: Array, tokens: Array, past: int, inputs: Mapping[str, Array]
+    ) -> list[Array]:
+        """Sequences `members` [B] with `past` tokens in the cache and new `tokens` [B, S]: outputs [B, S, …]."""
         feed = {"input_ids": step.ids[tokens], "position_ids": step.positions[tokens]}
+        feed |= {name: inputs[name][tokens] for name in self._given}
         for name, (spec, half) in zip(self._pasts, self._halves, strict=True):
             feed[name] = cache.past(spec, half, step, members, past)
         try:
-            answer, *presents = self._session.run(["logits", *self._presents], feed)
+            found = self._session.run([self._logits, *self._whole, *self._presents], feed)
         except Exception as error:  # the exceptions of ONNX Runtime have no common base
             raise DeviceError(WHERE, f"{self._provider.name} should run the graph, got: {one_line(error)}") from error
-        for (spec, half), present in zip(self._halves, presents, strict=True):
+        own = 1 + len(self._whole)
+        for (spec, half), present in zip(self._halves, found[own:], strict=True):
             cache.keep(spec, half, step, members, past, present)
-        return np.asarray(answer).reshape(-1, self._vocab)
+        return [np.asarray(array) for array in found[:own]]
 
     def _check_interface(self) -> None:
         """The graph's inputs and outputs are those of the part's caches: it is the graph that was compiled."""
         for what, got, wanted in (
-            ("inputs", self._session.get_inputs(), {"input_ids", "position_ids", *self._pasts}),
-            ("outputs", self._session.get_outputs(), {"logits", *self._presents}),
+            ("inputs", self._session.get_inputs(), {"input_ids", "position_ids", *self._given, *self._pasts}),
+            ("outputs", self._session.get_outputs(), {*self._part.outputs, *self._presents}),
         ):
             if odd := {value.name for value in got} ^ wanted:
                 raise DeviceError(WHERE, f"{what} of graph.onnx should be those of the program, `{min(odd)}` is not")

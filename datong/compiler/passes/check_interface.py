@@ -2,9 +2,11 @@
 
 Requires: any ONNX graph.
 Rules:
-  1. inputs are `input_ids` and `position_ids`, `[batch, seq]` i64, both dims symbolic;
+  1. inputs are `input_ids` and `position_ids`, `[batch, seq]` i64, both dims symbolic; a head for speculation also has
+     `hidden`, `[batch, seq, n]` f32;
   2. the others are pairs `past_key_values.N.key`, `past_key_values.N.value`, `[batch, kv_heads, past, head_dim]` f32;
-  3. outputs are `logits` and `present.N.key`, `present.N.value` for the same layers.
+  3. outputs are `logits` and `present.N.key`, `present.N.value` for the same layers; a model with heads for speculation
+     also gives `hidden`, `[batch, seq, n]`, and a head `hidden_out`.
 Ensures: every graph input has `dims` with the symbols `batch`, `seq`, `past`.
 
 Names as onnxruntime-genai has them (design.md §3).
@@ -22,6 +24,7 @@ from datong.errors import CompileError
 
 PAST_NAME = re.compile(r"past_key_values\.(\d+)\.(key|value)\Z")
 PRESENT_NAME = re.compile(r"present\.(\d+)\.(key|value)\Z")
+HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
 WHERE = "compile"
 HINT = "docs/package says how a graph's inputs and outputs are named"
 
@@ -33,6 +36,8 @@ def run(graph: ir.Graph, root: Path) -> int:
         found = PAST_NAME.match(value.name or "")
         if value.name in ("input_ids", "position_ids"):
             _tokens(value)
+        elif value.name == HIDDEN:
+            _hidden(value)
         elif found:
             _past(value)
             layers.add((found[1], found[2]))
@@ -60,6 +65,13 @@ def _tokens(value: ir.Value) -> None:
     value.meta["dims"] = (BATCH, SEQ)
 
 
+def _hidden(value: ir.Value) -> None:
+    shape = _shape(value)
+    if len(shape) != 3 or shape[2] is None or shape[:2] != [None, None] or value.dtype != ir.DataType.FLOAT:
+        raise CompileError(WHERE, f"input `{value.name}` should be [batch, seq, n] float32, it is {value.shape}", HINT)
+    value.meta["dims"] = (BATCH, SEQ, shape[2])
+
+
 def _past(value: ir.Value) -> None:
     shape = _shape(value)
     if len(shape) != 4 or shape[1] is None or shape[3] is None or shape[0] is not None or shape[2] is not None:
@@ -75,8 +87,8 @@ def _outputs(graph: ir.Graph, layers: set[tuple[str, str]]) -> None:
         found = PRESENT_NAME.match(value.name or "")
         if found:
             presents.add((found[1], found[2]))
-        elif value.name != "logits":
-            raise CompileError(WHERE, f"output `{value.name}` should be logits or a cache", HINT)
+        elif value.name not in ("logits", HIDDEN, HIDDEN_OUT):
+            raise CompileError(WHERE, f"output `{value.name}` should be logits, hidden or a cache", HINT)
     if "logits" not in [value.name for value in graph.outputs]:
         raise CompileError(WHERE, "the graph should have an output `logits`, it has none", HINT)
     if presents != layers:

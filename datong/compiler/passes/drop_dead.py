@@ -2,7 +2,7 @@
 
 Requires: a draft.
 Rules:
-  1. keep attention (it writes a cache that later steps read) and whatever leads to it or to the logits.
+  1. keep attention (it writes a cache that later steps read) and whatever leads to it or to a result.
 Ensures: every node matters; every value has a node.
 """
 
@@ -15,7 +15,7 @@ from datong.spec.program import Node
 
 def run(draft: Draft, placer: Placer) -> int:
     """Rewrite in place; returns the number of nodes taken out."""
-    wanted = {draft.output}
+    wanted = set(draft.outputs)
     kept: list[Node] = []
     for node in reversed(draft.nodes):
         if node.op == "attention" or wanted.intersection(node.outputs):

@@ -4,7 +4,7 @@ Requires: flatten_tokens.
 Rules:
   1. input_ids and position_ids become `ids` and `positions`;
   2. a bound weight becomes a value of kind weight, an inline constant a vector of kind const;
-  3. every attention gets the CacheSpec of its layer; a cache input without attention is refused;
+  3. every node that remembers gets its CacheSpecs (spec/caches.py); a cache input that nobody reads is refused;
   4. names are made unique; what the graph left unnamed gets a name from its operator.
 Ensures: a Draft that obeys spec/check.py; nothing of onnx_ir is needed after it.
 """
@@ -17,9 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from datong.compiler import match
-from datong.compiler.draft import LOGITS, STEP_INPUTS, Draft
+from datong.compiler.draft import HIDDEN, LOGITS, STEP_INPUTS, Draft
 from datong.errors import CompileError
-from datong.spec.program import TOKENS, Attr, CacheSpec, Dim, Node, Value
+from datong.spec.caches import caches_of, key
+from datong.spec.program import TOKENS, Attr, Dim, Node, Value
 
 WHERE = "compile"
 RENAMED = {"input_ids": "ids", "position_ids": "positions"}
@@ -40,16 +41,22 @@ class _Lowering:
 
     def run(self, graph: ir.Graph) -> Draft:
         for value in graph.inputs:
+            if value.name == HIDDEN:
+                self.names[value] = HIDDEN
+                self.draft.values[HIDDEN] = Value(HIDDEN, "input", "f32", (TOKENS, *(match.dims(value) or ())[2:]))
+                continue
             name = RENAMED.get(value.name or "")
             if name is None:
-                raise CompileError(WHERE, f"cache `{value.name}` is read by no attention")
+                raise CompileError(WHERE, f"cache `{value.name}` is read by no operator")
             self.names[value] = name
             self.draft.values[name] = Value(name, "input", "i64", (TOKENS,))
-        logits = [value for value in graph.outputs if value.name == LOGITS]
-        if len(logits) != 1 or len(graph.outputs) != 1 or logits[0].producer() is None:
-            raise CompileError(WHERE, f"logits should be made by a node, outputs are {[v.name for v in graph.outputs]}")
-        self.draft.values[LOGITS] = self._temp(logits[0], LOGITS)  # reserves the name
-        self.names[logits[0]] = LOGITS
+        outputs = {str(value.name): value for value in graph.outputs}
+        if LOGITS not in outputs or any(value.producer() is None for value in outputs.values()):
+            raise CompileError(WHERE, f"logits should be made by a node, outputs are {list(outputs)}")
+        for name, value in outputs.items():
+            self.draft.values[name] = self._temp(value, name)  # reserves the name
+            self.names[value] = name
+        self.draft.whole = tuple(name for name in outputs if name != LOGITS)
         for node in graph:
             self._node(node)
         return self.draft
@@ -62,15 +69,14 @@ class _Lowering:
         self.node_names.add(name)
         lowered = Node(node.op_type, name, inputs, outputs, attrs)
         self.draft.nodes.append(lowered)
-        if node.op_type == "attention":
-            self._cache(lowered)
+        self._caches(lowered)
 
-    def _cache(self, node: Node) -> None:
-        layer, heads, window = (int(str(node.attrs[k])) for k in ("layer", "num_kv_heads", "window"))
-        if layer in self.draft.caches:
-            raise CompileError(WHERE, f"node `{node.name}`: two attentions use the cache of layer {layer}")
-        key, value = (int(self.draft.values[node.inputs[i]].shape[-1]) // heads for i in (1, 2))
-        self.draft.caches[layer] = CacheSpec(layer, "window" if window else "full", heads, key, value, window)
+    def _caches(self, node: Node) -> None:
+        for spec in caches_of(node, self.draft.values):
+            if self.draft.caches.setdefault(key(spec), spec) is not spec:
+                raise CompileError(
+                    WHERE, f"node `{node.name}`: two nodes use the cache of layer {spec.layer}, kind `{spec.kind}`"
+                )
 
     def _operand(self, value: ir.Value) -> str:
         """The name of an input, declared on the way where it is a weight or a constant."""

@@ -18,11 +18,12 @@ def run(draft: Draft, placer: Placer) -> int:
     seen: dict[tuple[object, ...], Node] = {}
     names: dict[str, str] = {}
     kept: list[Node] = []
+    made = set(draft.outputs)
     for node in draft.nodes:
         inputs = tuple(names.get(name, name) for name in node.inputs)
         node = node if inputs == node.inputs else Node(node.op, node.name, inputs, node.outputs, node.attrs)
         key = (node.op, node.inputs, *sorted(node.attrs.items()))
-        first = seen.get(key) if node.op != "attention" and draft.output not in node.outputs else None
+        first = seen.get(key) if node.op != "attention" and not made.intersection(node.outputs) else None
         if first is None:
             seen[key] = node
             kept.append(node)

@@ -2,7 +2,8 @@
 
 Requires: a draft, all activations `[T, n]`.
 Rules:
-  1. a node that some attention depends on, through any path, runs on all T tokens; so does attention itself;
+  1. a node that some attention depends on, through any path, runs on all T tokens; so does attention itself, and what
+     makes a result that is wanted for all tokens;
   2. a node that reads an input of the step runs on T too (ids and positions exist for tokens only);
   3. every other node runs on R rows: what it reads of the T side goes through one take_rows;
   4. where no node follows, the logits themselves are taken.
@@ -43,9 +44,9 @@ def run(draft: Draft, placer: Placer) -> int:
 
 
 def _needed_by_attention(draft: Draft) -> set[str]:
-    """Names of the attention nodes and of all nodes that they depend on."""
+    """Names of the nodes that must run on all tokens, and of all that they depend on."""
     producers = draft.producers()
-    stack = [node for node in draft.nodes if node.op == "attention"]
+    stack = [node for node in draft.nodes if node.op == "attention" or set(node.outputs) & set(draft.whole)]
     needed = {node.name for node in stack}
     while stack:
         for name in stack.pop().inputs:

@@ -118,6 +118,19 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Head:
+    """A head for speculation (speculation.py): a layer and what stands around it. Names follow the layer's prefix."""
+
+    layer: Layer
+    index: int  # of the prefix: heads follow the last layer
+    embed_norm: str = "enorm"
+    hidden_norm: str = "hnorm"
+    project: str = "eh_proj"
+    norm: str = "shared_head.norm"
+    head: str = "shared_head.head"  # absent in the checkpoint: the model's own
+
+
+@dataclass(frozen=True)
 class Decoder:
     """One model of a family: sizes and flags, all checked."""
 
@@ -141,6 +154,7 @@ class Decoder:
     slopes: tuple[float, ...] = ()  # per head, for `bias`
     bias: str = "none"
     names: Names = field(default_factory=Names)
+    heads: tuple[Head, ...] = ()  # for speculation; those that the checkpoint lacks are left out
     ignored: tuple[tuple[str, str], ...] = ()  # (regular expression of tensor names, reason)
 
 
@@ -161,6 +175,15 @@ def uniform(
 
 
 @dataclass(frozen=True)
+class BuiltHead:
+    """The graph of a head for speculation: `input_ids`, `hidden` -> `logits`, `hidden_out`."""
+
+    model: ir.Model
+    caches: tuple[CacheSpec, ...]
+    weights: frozenset[str]  # those that the model itself does not use
+
+
+@dataclass(frozen=True)
 class Built:
     """A model as graph, with what the manifest wants to know."""
 
@@ -170,6 +193,13 @@ class Built:
     vocab_size: int
     context_length: int
     ignored_keys: dict[str, str]
+    heads: tuple[BuiltHead, ...] = ()  # for speculation
+
+
+def heads_of(config: Config, key: str, layers: int, layer: Layer, **names: str) -> tuple[Head, ...]:
+    """As many heads as config key `key` says; their tensors follow those of the last layer."""
+    count = config.integer(key, 0, minimum=0, maximum=64)
+    return tuple(Head(layer, layers + i, **names) for i in range(count))
 
 
 Reader = Callable[[Config], Decoder]

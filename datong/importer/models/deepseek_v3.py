@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from datong.importer.config import Config
-from datong.importer.models.decoder import MAX_HEAD_DIM, Decoder, Experts, Latent, Layer, read_sizes
-from datong.importer.models.glm4_moe import MTP, extra_layers, read_deepseek_experts
+from datong.importer.models.decoder import MAX_HEAD_DIM, Decoder, Experts, Latent, Layer, heads_of, read_sizes
+from datong.importer.models.glm4_moe import extra_layers, read_deepseek_experts
 from datong.importer.rope import read_rope, score_mscale
 
 
@@ -65,8 +65,7 @@ def read_latent_decoder(config: Config, default: Defaults, latent: Latent, exper
         raise config.error(message, "latent attention has a key and a value for each query head")
     config.expect("pretraining_tp", 1, "weights split for training in slices are not supported")
     config.ignore("output_router_logits", "chooses what a Python forward returns")
-    for key in ("num_nextn_predict_layers", "num_mtp_layers"):
-        config.ignore(key, MTP)
+    config.ignore("num_mtp_layers", "says num_nextn_predict_layers again")
     bias = config.flag("attention_bias", False)
     context = config.integer("max_position_embeddings", default.context)
     layer = Layer(s.heads, s.heads, latent.plain + latent.rope, s.inner)
@@ -76,5 +75,7 @@ def read_latent_decoder(config: Config, default: Defaults, latent: Latent, exper
         eps=config.number("rms_norm_eps", default.eps), tied=config.flag("tie_word_embeddings", False),
         ropes=(read_rope(config, latent.rope, context),), qkv_bias=bias, o_bias=bias, latent=latent,
         interleaved=config.flag("rope_interleave", True),
-        attn_scale=(latent.plain + latent.rope) ** -0.5 * score_mscale(config), ignored=extra_layers(s.layers),
+        attn_scale=(latent.plain + latent.rope) ** -0.5 * score_mscale(config),
+        heads=heads_of(config, "num_nextn_predict_layers", s.layers, replace(layer, experts=experts)),
+        ignored=extra_layers(s.layers),
     )  # fmt: skip

@@ -5,7 +5,7 @@ Traps, each has been got wrong before:
 - sigmoid router with a bias that helps to choose and does not weigh; groups as in DeepSeek-V3.
 - the first `first_k_dense_replace` layers have an MLP of `intermediate_size`, the others experts and shared experts.
 - the norms of q and k are there only if `use_qk_norm` (not in Air).
-- the layers after `num_hidden_layers` are for speculation.
+- the layers after `num_hidden_layers` are heads for speculation.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datong.importer.config import Config
-from datong.importer.models.decoder import Decoder, Experts, Layer, read_sizes
+from datong.importer.models.decoder import Decoder, Experts, Layer, heads_of, read_sizes
 from datong.importer.rope import read_rope
 
-MTP = "layers for speculation; the next token is computed without them"
+MTP = "layers for speculation that are not complete, or more than the config says"
 
 
 def read(config: Config) -> Decoder:
     """Defaults: transformers Glm4MoeConfig."""
     s = read_sizes(config, kv_heads=8, head_dim=None if "head_dim" in config else 128)
     config.ignore("output_router_logits", "chooses what a Python forward returns")
-    config.ignore("num_nextn_predict_layers", MTP)
     experts = read_deepseek_experts(config, groups=1, scale=1.0)
     dense = config.integer("first_k_dense_replace", 1, minimum=0)
     layer = Layer(s.heads, s.kv_heads, s.head_dim, s.inner)
@@ -33,6 +32,7 @@ def read(config: Config) -> Decoder:
         eps=config.number("rms_norm_eps", 1e-5), tied=config.flag("tie_word_embeddings", False),
         ropes=(read_rope(config, s.head_dim, config.integer("max_position_embeddings", 131072), partial=0.5),),
         qkv_bias=config.flag("attention_bias", False), qk_norm="head" if config.flag("use_qk_norm", False) else "",
+        heads=heads_of(config, "num_nextn_predict_layers", s.layers, replace(layer, experts=experts)),
         ignored=extra_layers(s.layers),
     )  # fmt: skip
 

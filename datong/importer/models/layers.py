@@ -16,8 +16,11 @@ from datong.importer.weights import WeightMap
 Table = tuple[ir.Value, ir.Value]
 
 
-def build(family: str, config: Config, decoder: Decoder, weights: WeightMap) -> Built:
-    """The graph of `decoder` over `weights`. Raises CheckpointError for a tensor that is missing or misshapen."""
+def build(family: str, config: Config, decoder: Decoder, weights: WeightMap, hidden: bool = False) -> Built:
+    """The graph of `decoder` over `weights`; `hidden`: its last normed value is an output too.
+
+    Raises CheckpointError for a tensor that is missing or misshapen.
+    """
     d, n, b = decoder, decoder.names, GraphBuilder(family, weights)
     ids = b.input("input_ids", I64, ("batch", "seq"))
     positions = b.input("position_ids", I64, ("batch", "seq"))
@@ -29,11 +32,13 @@ def build(family: str, config: Config, decoder: Decoder, weights: WeightMap) -> 
     for i, layer in enumerate(d.layers):
         with b.scope(f"layers.{i}"):
             prefix, table = n.layer.format(i), None if layer.rope is None else tables[layer.rope]
-            x = _attention_block(b, d, layer, prefix, x, table)
-            x = _mlp_block(b, d, layer, prefix, x)
+            x = attention_block(b, d, layer, prefix, x, table)
+            x = mlp_block(b, d, layer, prefix, x)
     x = b.rms_norm(x, f"{n.norm}.weight", d.eps, "norm", d.norm_offset)
     head = n.embed if d.tied else n.head
     b.output(b.linear(x, f"{head}.weight", d.vocab, "head"), "logits")
+    if hidden:
+        b.output(x, "hidden")
     _ignore(d, weights)
     context = d.context or d.ropes[0].context_length
     return Built(b.finish(), family, tuple(b.caches), d.vocab, context, dict(config.ignored))
@@ -53,7 +58,7 @@ def _ignore(d: Decoder, weights: WeightMap) -> None:
 # ---- attention ----------------------------------------------------------------------------------------------------
 
 
-def _attention_block(
+def attention_block(
     b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, x: ir.Value, table: Table | None
 ) -> ir.Value:
     """[batch, seq, hidden] -> the same, with the residual."""
@@ -129,7 +134,7 @@ def _packed_qkv(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, h: ir.Va
 # ---- MLP ----------------------------------------------------------------------------------------------------------
 
 
-def _mlp_block(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, x: ir.Value) -> ir.Value:
+def mlp_block(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, x: ir.Value) -> ir.Value:
     """[batch, seq, hidden] -> the same, with the residual."""
     n = d.names
     with b.scope("mlp"):

@@ -5,7 +5,7 @@ Traps, each has been got wrong before:
 - all norms are (1 + w), those of q and k per head too; what attention gives is gated per head.
 - sigmoid router with a bias that helps to choose; `moe_layers_enum` is a string of layer numbers.
 - the limits clip *after* silu, per layer, one for the experts and one for the shared one; 0 means none.
-- per-layer lists also cover the layers after `num_hidden_layers`, which are for speculation.
+- per-layer lists also cover the layers after `num_hidden_layers`, which are heads for speculation.
 - the defaults of the configuration class are not the published model's: what a config omits is an error here.
 """
 
@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from datong.importer.config import Config
-from datong.importer.models.decoder import Decoder, Experts, Glu, Layer, Names
-from datong.importer.models.glm4_moe import MTP, extra_layers
+from datong.importer.models.decoder import Decoder, Experts, Glu, Head, Layer, Names
+from datong.importer.models.glm4_moe import extra_layers
 from datong.importer.rope import Rope, read_rope
 
 NAMES = Names(gate_heads="g_proj")
@@ -27,7 +27,6 @@ def read(config: Config) -> Decoder:
     """Both spellings of the text config; see the tables below for which key stands for which."""
     hub = "num_attention_groups" in config
     layers = config.integer("num_hidden_layers", maximum=10_000)
-    config.ignore("num_nextn_predict_layers", MTP)
     kinds = per_layer(config, "layer_types", layers)
     if not all(kind in KINDS for kind in kinds):
         raise config.error(f"`layer_types` should be of {', '.join(KINDS)}")
@@ -54,7 +53,22 @@ def read(config: Config) -> Decoder:
     return Decoder(
         config.integer("vocab_size"), config.integer("hidden_size"), tuple(each), eps=config.number("rms_norm_eps"),
         tied=config.flag("tie_word_embeddings", False), ropes=ropes, context=context, qk_norm="head", norm_offset=1.0,
-        names=NAMES, ignored=extra_layers(layers),
+        names=NAMES, heads=_heads(config, hub, layers, full, sliding), ignored=extra_layers(layers),
+    )  # fmt: skip
+
+
+def _heads(config: Config, hub: bool, layers: int, full: Layer, sliding: Layer) -> tuple[Head, ...]:
+    """Heads for speculation: dense layers, whose kinds and limits follow those of the layers in the lists."""
+    count = config.integer("num_nextn_predict_layers", 0, minimum=0, maximum=64)
+    if not hub:
+        config.ignore("mtp_mlp_layer_types", "the layers of published heads are dense")
+    kinds = per_layer(config, "layer_types", layers + count)[layers:] if hub else config.raw("mtp_layer_types", None)
+    kinds = kinds or [KINDS[1]] * count
+    limits = per_layer(config, "swiglu_limits_shared", layers + count, 0.0)[layers:] if hub else [0.0] * count
+    return tuple(
+        Head(replace(full if kind == KINDS[0] else sliding, glu=_glu(limit)), layers + i,
+             norm="transformer.shared_head.norm", head="transformer.shared_head.output")
+        for i, (kind, limit) in enumerate(zip(kinds[:count], limits, strict=False))
     )  # fmt: skip
 
 
@@ -171,7 +185,5 @@ def _expect(config: Config, hub: bool) -> None:
     }  # fmt: skip
     for key, value in wanted.items():
         config.expect(key, value, "published models have it so; another one is another model")
-    for key in ("mtp_layer_types", "mtp_mlp_layer_types"):
-        config.ignore(key, MTP)
     config.ignore("max_seq_len", "max_position_embeddings counts")
     config.expect("query_pre_attn_scalar", config.raw("head_dim"), "scores are divided by the root of head_dim")

@@ -202,7 +202,7 @@ class Sketch:
         """q, k and v are all `x`, one head."""
         width = int(self.draft.values[x].shape[-1])
         kind = "window" if window else "full"
-        self.draft.caches[layer] = CacheSpec(layer, kind, 1, width, width, window)
+        self.draft.caches[layer, kind] = CacheSpec(layer, kind, 1, width, width, window)
         attrs = {"layer": layer, "num_heads": 1, "num_kv_heads": 1, "scale": 1.0, "window": window, "softcap": 0.0}
         return self.node("attention", x, x, x, width=width, name=f"attention_{layer}", **attrs)
 

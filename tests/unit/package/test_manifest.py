@@ -82,7 +82,7 @@ def test_what_is_no_manifest(data: bytes, text: str) -> None:
         (("files", 0, "sha256"), "ABC", r"matching regex .* at `\$.files\[0\].sha256`"),
         (("files", 0, "kind"), "virus", r"invalid enum value 'virus' - at `\$.files\[0\].kind`"),
         (("files", 0, "header_sha256"), "0" * 64, "weights and only they have `header_sha256`"),
-        (("files", 1, "path"), "other.onnx", "exactly one file should be of kind `graph`"),
+        (("files", 1, "path"), "other.onnx", "the files of kind `graph` should be `graph.onnx`"),
         (("sealed",), True, "a sealed package has a `sha256` for every file"),
         (("weights", "bytes"), 1, r"`\$.weights.bytes`, the sum over its formats"),
         (("weights", "parameters"), 1, "should be the sum over its formats"),

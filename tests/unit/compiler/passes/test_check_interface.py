@@ -41,7 +41,7 @@ def test_labels_the_inputs(tiny):
         ({"drop": ["input_ids"]}, "should have an input `input_ids`"),
         ({"drop": ["logits"]}, "should have an output `logits`"),
         ({"present": "present.1.key"}, "unpaired: ['0.key', '1.key']"),
-        ({"present": "hidden"}, "output `hidden`"),
+        ({"present": "other"}, "output `other`"),
     ],
 )
 def test_refuses_with_the_name(tiny, change, text):

@@ -58,7 +58,7 @@ def test_a_tied_weight_is_one_value(tiny):
 
 def test_a_cache_that_nobody_reads_is_refused(tiny):
     tiny.past(0, "key", 2, 4)
-    with pytest.raises(CompileError, match=r"cache `past_key_values.0.key` is read by no attention"):
+    with pytest.raises(CompileError, match=r"cache `past_key_values.0.key` is read by no operator"):
         run(tiny, tiny.linear(ids_as(tiny, 8), tiny.weight("w", [8, 8])))
 
 
