@@ -28,7 +28,7 @@ def build(work: Items[Work]) -> Step:
     rows: list[np.ndarray] = []
     for i, (w, table) in enumerate(zip(work, tables, strict=True)):
         first, start, end = w.sequence.computed, int(starts[i]), int(starts[i + 1])
-        ids[start:end] = w.sequence.tokens[first : first + w.count]
+        ids[start:end] = [*w.sequence.tokens[first : first + w.count - len(w.guesses)], *w.guesses]
         positions[start:end] = np.arange(first, first + w.count)
         block_tables[i, : len(table)] = table
         rows.append(np.arange(end - w.rows, end, dtype=np.int64))

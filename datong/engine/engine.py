@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from threading import RLock
 
+import numpy as np
+
 from datong.engine import batch
 from datong.engine.blocks import BlockPool
 from datong.engine.request import Request, Score
 from datong.engine.results import Chunk
 from datong.engine.runner import Runner
 from datong.engine.scheduler import Scheduler, Work
+from datong.engine.speculation import Guesser
 from datong.errors import Cancelled, ContextOverflow, DeviceError, InvalidRequest
 
 # Kinds of cache whose content depends on the tokens in its blocks alone, so that full blocks can be shared.
@@ -29,15 +32,25 @@ class Engine:
         context: tokens that one sequence may have.
         max_tokens: tokens of one step, at most.
         max_rows: rows of logits of one step, at most.
+        guesser: guesses tokens ahead; None: each step gives one token of a sequence.
     """
 
-    def __init__(self, runner: Runner, context: int, *, max_tokens: int = 512, max_rows: int = 64) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        context: int,
+        *,
+        max_tokens: int = 512,
+        max_rows: int = 64,
+        guesser: Guesser | None = None,
+    ) -> None:
         self.runner = runner
         self.vocab = runner.program.vocab_size
         self.context = min(context, runner.blocks * runner.block_size)
         kinds = {cache.kind for part in runner.program.parts for cache in part.caches}
         self.pool = BlockPool(runner.blocks, runner.block_size, reuse=kinds <= SHARED_KINDS)
         self.scheduler = Scheduler(self.pool, max_tokens=max_tokens, max_rows=max_rows)
+        self.guesser = guesser
         self.lock = RLock()
 
     def check(self, tokens: Sequence[int], room: int) -> None:
@@ -117,27 +130,53 @@ class Engine:
         if not work:
             return False
         try:
-            logits = self.runner.run(batch.build(work))
-            row = 0
+            step = batch.build(work)
+            logits = self.runner.run(step)
+            row, done = 0, []
             for w in work:
-                self.scheduler.advance(w)
-                if w.rows:
-                    self._take(w, logits[row : row + w.rows])
-                    row += w.rows
+                done.append((w, self._take(w, logits[row : row + w.rows]) if w.rows else self._advance(w)))
+                row += w.rows
+            if self.guesser is not None:
+                self.guesser.guess(step, done)
         except BaseException as error:  # also Ctrl-C: the step is half done, its requests cannot go on
             self._abandon(work, error)
             raise
         return True
 
-    def _take(self, work: Work, logits: object) -> None:
-        """Hand out the rows; a request whose own numbers are wrong fails alone."""
-        request = work.sequence.owner
+    def _take(self, work: Work, logits: np.ndarray) -> int:
+        """Hand out the rows; returns how many of the work's tokens counted.
+
+        A request whose own numbers are wrong fails alone.
+        """
+        request, over, count = work.sequence.owner, False, work.count
         try:
-            if request.take(logits):
-                self.scheduler.remove(work.sequence)
+            if work.guesses:
+                count, over = self._confirm(work, logits)
+            else:
+                over = request.take(logits)
         except (DeviceError, InvalidRequest) as error:
-            request.error = error
+            request.error, over = error, True
+        self._advance(work, count)
+        if over:
             self.scheduler.remove(work.sequence)
+        return count
+
+    def _confirm(self, work: Work, logits: np.ndarray) -> tuple[int, bool]:
+        """Sample token after token as long as the guesses are right: (tokens that counted, was it the last one)."""
+        request, tokens = work.sequence.owner, work.sequence.tokens
+        timings = request.result.timings
+        timings.guessed_tokens += len(work.guesses)
+        for i, guess in enumerate((*work.guesses, None)):
+            if request.take(logits[i : i + 1]):
+                return i + 1, True
+            if tokens[-1] != guess:
+                break
+            timings.accepted_tokens += 1
+        return i + 1, False
+
+    def _advance(self, work: Work, count: int | None = None) -> int:
+        self.scheduler.advance(work, count)
+        return work.count if count is None else count
 
     def _abandon(self, work: Sequence[Work], error: BaseException) -> None:
         """End every request of a failed step. After a device error no cached block is trusted any more."""

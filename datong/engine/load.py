@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from datong import env
 from datong.compiler.cache import cached_program
 from datong.compiler.placement import fallback_sentence
-from datong.engine.devices import Split, check_options, open_devices
+from datong.engine.devices import Devices, Split, check_options, open_devices
 from datong.engine.engine import Engine
 from datong.engine.heap import give_back
 from datong.engine.model import Model
 from datong.engine.runner import Runner
+from datong.engine.speculation import Guesser
 from datong.errors import FallbackWarning, InvalidRequest, Unsupported
 from datong.package.files import Progress
 from datong.package.reader import Package
 from datong.package.store import resolve
 from datong.spec.backend import Backend, Placed
 from datong.spec.backend import step_tokens as step_tokens_of
-from datong.spec.program import Program
+from datong.spec.program import STATE_KINDS, Program
 
 DEFAULT_CONTEXT = 4096  # tokens; half a gigabyte of cache for an 8 B model, touched only as far as it is used
 STEP_TOKENS = 512  # where no backend says; a prompt is computed in pieces of this, larger ones make others wait
@@ -43,6 +45,7 @@ def load(
     cache_tokens: int | None = None,
     step_tokens: int | None = None,
     step_rows: int = STEP_ROWS,
+    speculate: str | None = None,
     strict: bool = False,
     progress: Progress | None = None,
     **options: object,
@@ -63,6 +66,8 @@ def load(
         cache_tokens: tokens of all sequences together; None: `context`.
         step_tokens: tokens of one step; longer prompts run in pieces. None: what the first device gains from, or 512.
         step_rows: rows of logits of one step.
+        speculate: guess tokens ahead and confirm several in one step; the tokens stay the same. heads: by the model's
+            own heads for speculation; lookup: by what followed the same words before.
         strict: refuse if any operator would run elsewhere than on `device`; with `split`, than on its layer's device.
         progress: told of bytes while importing.
         options: the backend's own, such as `compute_dtype`. An option goes to the backends that know it.
@@ -102,7 +107,34 @@ def load(
     runner = Runner(program, devices.backends, cache, settings)
     give_back()  # of the importer and the compiler the first time, and of the plan's text
     _tell_elsewhere(runner.placement(), strict)
-    return Model(package, Engine(runner, tokens, max_tokens=step, max_rows=step_rows), device)
+    guesser = _guesser(speculate, package, runner, devices, settings, strict) if speculate else None
+    return Model(package, Engine(runner, tokens, max_tokens=step, max_rows=step_rows, guesser=guesser), device)
+
+
+def _guesser(
+    kind: str, package: Package, runner: Runner, devices: Devices, settings: Mapping[str, str], strict: bool
+) -> Guesser:
+    """What guesses for `kind`. Raises InvalidRequest where the model cannot."""
+    from datong.engine.speculation import Heads, Lookup
+
+    states = {cache.kind for part in runner.program.parts for cache in part.caches} & STATE_KINDS
+    if states:
+        text = f"the model keeps a state ({', '.join(sorted(states))}), which a wrong guess would spoil"
+        raise InvalidRequest("load", f"`speculate` needs caches that can be cut back; {text}")
+    if kind == "lookup":
+        return Lookup()
+    if kind != "heads":
+        raise InvalidRequest("load", f"speculate should be heads or lookup, got `{kind}`")
+    if not package.manifest.speculation:
+        raise InvalidRequest(
+            "load", "speculate=heads needs a model with heads for speculation, this one has none", "try lookup"
+        )
+    heads = []
+    for head in package.manifest.speculation:
+        program = cached_program(package, devices.backends, strict=strict, graph=head.graph)
+        size = runner.block_size
+        heads.append(Runner(program, devices.backends, runner.blocks * size, settings, size))
+    return Heads(runner, heads)
 
 
 def compile_package(

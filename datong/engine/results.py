@@ -29,6 +29,8 @@ class Timings:
     prefill_seconds: float = 0.0  # from the request to its first token
     decode_tokens: int = 0  # tokens after the first
     decode_seconds: float = 0.0  # from the first token to the last
+    guessed_tokens: int = 0  # that speculation offered
+    accepted_tokens: int = 0  # of those, the ones that were right
 
     @property
     def time_to_first_token(self) -> float:

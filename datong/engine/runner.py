@@ -39,18 +39,26 @@ class Runner:
         backends: one for each name that a part asks for.
         tokens: tokens that the caches hold, rounded up to whole blocks.
         options: for `Backend.compile`; see spec/backend.py. Each backend is given those that it knows.
+        block_size: tokens of a logical block, where another runner has chosen it.
 
     Raises:
         BackendMissing, Unsupported, DeviceError.
     """
 
     def __init__(
-        self, program: Program, backends: Sequence[Backend], tokens: int, options: Mapping[str, str] | None = None
+        self,
+        program: Program,
+        backends: Sequence[Backend],
+        tokens: int,
+        options: Mapping[str, str] | None = None,
+        block_size: int | None = None,
     ) -> None:
         self.program = program
         by_name = {backend.name: backend for backend in backends}
         self._stages = [_open(part, by_name, program.package, options or {}) for part in program.parts]
-        self.block_size = self._common_block()
+        self.block_size = self._common_block() if block_size is None else block_size
+        if self.block_size % self._common_block():
+            raise DeviceError("cache", f"blocks of {block_size} tokens should hold those of {self._common_block()}")
         self.blocks = -(-max(1, tokens) // self.block_size)
         for stage in self._stages:
             if stage.cache is not None:
@@ -59,11 +67,12 @@ class Runner:
         self._logits = _logits_name(program)
         self.watch: Callable[[Mapping[str, np.ndarray]], None] | None = None  # told the outputs of each part
 
-    def run(self, step: Step) -> np.ndarray:
+    def run(self, step: Step, given: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """Run one step.
 
         Args:
             step: `block_tables` holds logical blocks.
+            given: inputs that the step does not bring, such as `hidden` of a head for speculation.
 
         Returns:
             [R, vocab] f32, valid until the next run.
@@ -71,7 +80,7 @@ class Runner:
         Raises:
             DeviceError, ShapeError, DtypeError: from the backend; the cache blocks of this step then hold anything.
         """
-        values: dict[str, np.ndarray] = {}
+        values: dict[str, np.ndarray] = dict(given or {})
         for stage in self._stages:
             given = {name: values[name] for name in stage.inputs}
             own = step if stage.spread == 1 else _spread(step, stage.spread)

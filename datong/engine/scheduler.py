@@ -24,11 +24,12 @@ from datong.engine.sequence import Sequence, State
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`count` new tokens of one sequence; the logits of the last `rows` of them are wanted."""
+    """`count` new tokens of one sequence, the last of which are `guesses`; the logits of the last `rows` are wanted."""
 
     sequence: Sequence
     count: int
     rows: int
+    guesses: tuple[int, ...] = ()
 
 
 class Scheduler:
@@ -61,16 +62,19 @@ class Scheduler:
         """Choose the next step's tokens; empty only when there is nothing to do."""
         work: list[Work] = []
         self._decodes(work)
-        tokens = self.max_tokens - len(work)
-        rows = self.max_rows - len(work)
+        tokens = self.max_tokens - sum(w.count for w in work)
+        rows = self.max_rows - sum(w.rows for w in work)
         tokens, rows = self._prefills([s for s in self.running if s.pending > 1 or s.score], work, tokens, rows)
         self._prefills(self._admit(tokens), work, tokens, rows)
         return work
 
-    def advance(self, work: Work) -> None:
-        """Record that `work` ran: its tokens are in the cache, its full blocks can be shared."""
+    def advance(self, work: Work, count: int | None = None) -> None:
+        """Record that `work` ran: its tokens are in the cache, its full blocks can be shared.
+
+        `count`: how many of its tokens counted; guesses that were wrong do not.
+        """
         sequence, pool = work.sequence, self.pool
-        sequence.computed += work.count
+        sequence.computed += work.count if count is None else count
         size = pool.block_size
         done = len(sequence.chain)
         while pool.reuse and (done + 1) * size <= sequence.computed:
@@ -80,13 +84,26 @@ class Scheduler:
             done += 1
 
     def _decodes(self, work: list[Work]) -> None:
-        """Rule 1."""
+        """Rule 1. Guesses are taken along where they cost nobody else a token, a row or a block."""
+        spare = min(self.max_tokens, self.max_rows) // 2 - len(self.running)
         for sequence in list(self.running):
             if sequence.state is not State.RUNNING or sequence.score or len(sequence.tokens) - sequence.computed != 1:
                 continue
             if len(sequence.blocks) * self.pool.block_size < len(sequence.tokens) and not self._grow(sequence):
                 continue
-            work.append(Work(sequence, 1, 1))
+            guesses = self._guesses(sequence, spare) if sequence.guesses else ()
+            spare -= len(guesses)
+            work.append(Work(sequence, 1 + len(guesses), 1 + len(guesses), guesses))
+
+    def _guesses(self, sequence: Sequence, spare: int) -> tuple[int, ...]:
+        """As many of the guesses as fit the sequence's limit, the step and free blocks."""
+        length, size = len(sequence.tokens), self.pool.block_size
+        count = min(len(sequence.guesses), spare, sequence.limit - length - 1)
+        while len(sequence.blocks) * size < length + count and self.pool.available > len(self.running):
+            sequence.blocks.append(self.pool.take())
+        count = max(0, min(count, len(sequence.blocks) * size - length))
+        guesses, sequence.guesses = tuple(sequence.guesses[:count]), []
+        return guesses
 
     def _grow(self, sequence: Sequence) -> bool:
         """One block more, by preemption if need be. False: `sequence` itself was the youngest and had to go."""
@@ -101,7 +118,7 @@ class Scheduler:
     def _preempt(self, victim: Sequence) -> None:
         self.running.remove(victim)
         self._drop_blocks(victim)
-        victim.computed, victim.state = 0, State.WAITING
+        victim.computed, victim.state, victim.guesses = 0, State.WAITING, []
         insort(self.waiting, victim, key=lambda s: s.arrival)
         self.preemptions += 1
 

@@ -31,6 +31,7 @@ class Sequence:
     cached: int = -1  # prompt tokens that were found in the cache at first admission; -1: not admitted yet
     blocks: list[int] = field(default_factory=list)
     chain: list[int] = field(default_factory=list)  # nodes of the leading full blocks, see blocks.py
+    guesses: list[int] = field(default_factory=list)  # of the next tokens, for the next step; see speculation.py
     state: State = State.WAITING
     arrival: int = -1  # set by the scheduler
     table: Any = None  # the batch builder's copy of `blocks`
