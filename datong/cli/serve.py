@@ -9,7 +9,6 @@ import typer
 
 from datong.cli import options
 from datong.cli.console import err
-from datong.errors import InvalidRequest
 
 CACHE_FACTOR = 4  # contexts that the cache of a server holds, when nobody says; memory is touched as it is used
 
@@ -17,27 +16,38 @@ CACHE_FACTOR = 4  # contexts that the cache of a server holds, when nobody says;
 def serve(
     model: options.Model,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is every network.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", help="0: any free one.", min=0, max=65535)] = 8000,
+        str | None, typer.Option(metavar="ADDRESS", help="Where to listen; default 127.0.0.1; 0.0.0.0: every network.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="N", help="Default 8000; 0: any free one.", min=0, max=65535)
+    ] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What clients call the model; default: the package's name.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML with a table [server]; flags count more.")
     ] = None,
     api_keys: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Hashes of the keys that may come in; see also DATONG_API_KEYS."),
     ] = None,
     max_requests: Annotated[
-        int, typer.Option(metavar="N", help="Answers at once, running and waiting; more get 429.", min=1)
-    ] = 256,
+        int | None, typer.Option(metavar="N", help="Answers at once, running and waiting; more get 429; default 256.")
+    ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of all answers together; default: 4 contexts.")
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="The longest that one request may take.")] = 600.0,
-    drain: Annotated[float, typer.Option(metavar="SECONDS", help="For running requests after SIGTERM.")] = 120.0,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="The longest that one request may take; default 600.")
+    ] = None,
+    drain: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For running requests after SIGTERM; default 120.")
+    ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM; serves https.")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM; the certificate's key.")] = None,
-    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")] = False,
+    log_prompts: Annotated[
+        bool | None, typer.Option("--log-prompts", help="Write prompts and answers into the log.")
+    ] = None,
     device: options.Device = "cpu",
     split: options.Split = None,
     threads: options.Threads = None,
@@ -58,12 +68,20 @@ def serve(
     from datong.engine.load import DEFAULT_CONTEXT
     from datong.server.open import host_of
     from datong.server.run import serve as run
-    from datong.server.settings import Settings
+    from datong.server.settings import load
 
-    settings = Settings(
-        host=host, port=port, api_keys=api_keys, max_requests=max_requests, timeout_s=timeout, drain_s=drain,
-        log_prompts=log_prompts, tls_certificate=tls_certificate, tls_key=tls_key,
-    )  # fmt: skip
+    flags = {
+        "host": host,
+        "port": port,
+        "api_keys": api_keys,
+        "max_requests": max_requests,
+        "timeout_s": timeout,
+        "drain_s": drain,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "log_prompts": log_prompts,
+    }
+    settings = load(flags, config)
     opened = open_model(
         model,
         device,
@@ -77,7 +95,5 @@ def serve(
         cache_tokens=cache_tokens or CACHE_FACTOR * (context or DEFAULT_CONTEXT),
         strict=strict,
     )
-    if bool(tls_certificate) != bool(tls_key):
-        raise InvalidRequest("serve", "--tls-certificate and --tls-key belong together, one is missing")
     served = host_of(name, opened, evidence(opened), settings)
     run([served], settings, lambda url: err.print(f"serving {served.name} at {url}/v1", markup=False))

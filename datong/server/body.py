@@ -15,17 +15,14 @@ from datong.server.settings import Settings
 from datong.server.sse import ClientGone
 
 T = TypeVar("T")
-DISCARD = 256 << 20  # bytes of a refused body that are read and dropped, so that the client sees the answer
+DISCARD = 256 << 20  # bytes of a refused body that are read and dropped
+DISCARD_SECONDS = 10.0
 
 
 async def read(request: HttpRequest, kind: type[T], settings: Settings) -> T:
     """The body as `kind`. Raises ApiError 400, 408, 413; ClientGone."""
     try:
-        async with asyncio.timeout(settings.body_seconds):
-            data = await _bytes(request, settings.max_body)
-    except TimeoutError:
-        text = f"The body should arrive within {settings.body_seconds:g} s"
-        raise ApiError(408, text, code="body_timeout", headers={"Connection": "close"}) from None
+        data = await _bytes(request, settings.max_body, settings.body_seconds)
     except ClientDisconnect:
         raise ClientGone from None
     try:
@@ -35,16 +32,25 @@ async def read(request: HttpRequest, kind: type[T], settings: Settings) -> T:
     return found
 
 
-async def _bytes(request: HttpRequest, most: int) -> bytes:
+async def _bytes(request: HttpRequest, most: int, seconds: float) -> bytes:
+    """What came. One that is too long is read on and dropped for a while: closing at once would hide our answer."""
     data = bytearray()
     size = 0
-    async for piece in request.stream():
-        size += len(piece)
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            async for piece in request.stream():
+                if size <= most < size + len(piece):
+                    limit.reschedule(asyncio.get_running_loop().time() + DISCARD_SECONDS)
+                size += len(piece)
+                if size <= most:
+                    data += piece
+                elif size > DISCARD:
+                    break
+    except TimeoutError:
         if size <= most:
-            data += piece
-        elif size > DISCARD:
-            break
+            text = f"The body should arrive within {seconds:g} s"
+            raise ApiError(408, text, code="body_timeout", headers={"Connection": "close"}) from None
     if size > most:
-        text = f"The body may have {most} bytes, this one has {'more' if size > DISCARD else size}"
+        text = f"The body may have {most} bytes, this one has more"
         raise ApiError(413, text, code="body_too_large", headers={"Connection": "close"})
     return bytes(data)

@@ -24,6 +24,11 @@ def bounded(seconds: float) -> type[H11Protocol]:
             elif self.conn.trailing_data[0]:  # the beginning of a request
                 self._watch()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self._answering() and self.conn.trailing_data[0]:  # it came while we answered
+                self._watch()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
             super().connection_lost(exc)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from datong.server.log import log, set_up
 from datong.server.protocol import bounded
 from datong.server.settings import Settings
 
+BACKLOG = 2048  # connections that the kernel keeps for us
 IDLE_SECONDS = 30  # an unused connection is kept this long for the next request
 
 
@@ -50,6 +52,16 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+def _bound(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises DatongError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        hint = "is another server running there? --port 0 takes any free one"
+        raise DatongError("serve", f"`{host}:{port}` cannot be bound: {error}", hint) from None
+
+
 def serve(hosts: Sequence[Host], settings: Settings, started: Callable[[str], None] = lambda url: None) -> None:
     """Serve until a signal comes. Raises DatongError when the address cannot be used."""
     keys = Keys.load(settings.api_keys)
@@ -71,12 +83,7 @@ def serve(hosts: Sequence[Host], settings: Settings, started: Callable[[str], No
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
-    try:
-        sockets = [config.bind_socket()]
-    except SystemExit:  # uvicorn's way to say that it could not; it has logged why
-        raise DatongError(
-            "serve", f"`{settings.host}:{settings.port}` cannot be bound", "is another server running there? --port 0"
-        ) from None
+    sockets = [_bound(settings.host, settings.port)]
     host, port = sockets[0].getsockname()[:2]
     scheme = "https" if settings.tls_certificate else "http"
     started(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")

@@ -161,14 +161,23 @@ class Service:
 
     def _feed(self) -> None:
         """Rule 2; then the units of running jobs that may start now."""
-        scheduler = self.engine.scheduler
         for job in self._jobs:
             self._start(job)
-        while self._waiting and len(scheduler.running) + len(scheduler.waiting) < scheduler.max_sequences:
+        while self._waiting and self._has_room(self._waiting[0][2]):
             job = heapq.heappop(self._waiting)[2]
             job.started = monotonic()
             self._jobs.add(job)
             self._start(job)
+
+    def _has_room(self, job: Job) -> bool:
+        """Would the engine admit it now? What it has already must keep its turn, but later ones can still overtake."""
+        scheduler, pool = self.engine.scheduler, self.engine.pool
+        if not scheduler.running and not scheduler.waiting:
+            return True
+        if len(scheduler.running) + len(scheduler.waiting) >= scheduler.max_sequences:
+            return False
+        before = sum(pool.needed(len(sequence.tokens)) + 1 for sequence in scheduler.waiting)
+        return before + pool.needed(len(job.units[0].sequence.tokens)) + len(scheduler.running) <= pool.available
 
     def _start(self, job: Job) -> None:
         if job.steps and any(step.ready for step in job.steps):

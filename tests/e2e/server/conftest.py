@@ -35,6 +35,7 @@ class Live:
         self.lines: list[dict[str, Any]] = []
         self.other: list[str] = []
         self.url = ""
+        self.http = httpx.Client(timeout=WAIT)
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -58,10 +59,10 @@ class Live:
         return openai.OpenAI(**{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, **options})
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=WAIT, **options)
+        return self.http.get(self.url + path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=WAIT, **options)
+        return self.http.post(self.url + path, **options)
 
     def metric(self, name: str) -> float:
         """Sum over the labels."""
@@ -72,6 +73,7 @@ class Live:
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+        self.http.close()
         code = self.process.wait(WAIT)
         self._reader.join(WAIT)
         assert self.process.stderr is not None
