@@ -31,6 +31,7 @@ def chat(
     activations: options.Activations = None,
     own: options.Own = None,
     context: options.Context = None,
+    speculate: options.Speculate = None,
     strict: options.Strict = False,
 ) -> None:
     r"""Talk with a model; /help lists the commands.
@@ -54,6 +55,7 @@ def chat(
         activations=activations,
         own=own,
         context=context,
+        speculate=speculate,
         strict=strict,
     )
     need_chat_template(opened, model)

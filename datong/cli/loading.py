@@ -68,10 +68,11 @@ def print_timings(result: Result, interrupted: bool) -> None:
         return
     cached = f" ({result.cached_tokens} cached)" if result.cached_tokens else ""
     rate = f", {t.decode_rate:.1f} tokens/s" if t.decode_tokens else ""
+    guessed = f" · {t.accepted_tokens} of {t.guessed_tokens} guesses right" if t.guessed_tokens else ""
     cut = " · cut off: --max-tokens or the context is used up" if result.finish_reason == "length" else ""
     err.print(
         f"prompt {result.prompt_tokens} tokens{cached}, {t.prefill_rate:.0f} tokens/s · "
-        f"answer {len(result.tokens)} tokens{rate} · first after {t.time_to_first_token:.2f} s{cut}",
+        f"answer {len(result.tokens)} tokens{rate} · first after {t.time_to_first_token:.2f} s{guessed}{cut}",
         style="dim",
         markup=False,
     )

@@ -46,6 +46,13 @@ Activations = Annotated[
         help="What 4- to 8-bit weights are multiplied with: i8 (default) or f32 (exact, slow); bf16 ones with: bf16.",
     ),
 ]
+Speculate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Guess tokens ahead, the answer stays the same: heads (the model's own) or lookup (in the text so far).",
+    ),
+]
 Context = Annotated[
     int | None, typer.Option(metavar="N", help="Tokens to keep room for; default: the model's, at most 4096.")
 ]

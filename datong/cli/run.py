@@ -41,6 +41,7 @@ def run(
     activations: options.Activations = None,
     own: options.Own = None,
     context: options.Context = None,
+    speculate: options.Speculate = None,
     strict: options.Strict = False,
     placement: Annotated[bool, typer.Option("--placement", help="Then say which implementation ran what.")] = False,
     as_json: options.Json = False,
@@ -67,6 +68,7 @@ def run(
         activations=activations,
         own=own,
         context=context,
+        speculate=speculate,
         strict=strict,
     )
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,

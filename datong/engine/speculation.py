@@ -129,7 +129,7 @@ def _step(
     lens = np.empty(len(chosen), np.int64)
     for k, (_, sequence, count) in enumerate(chosen):
         first = sequence.computed - count + number + 1
-        known = [*sequence.tokens[first : first + count], *guesses[k]][:count]
+        known = [*sequence.tokens[first : first + count], *guesses[k]][:count] or sequence.tokens[-1:]
         ids[starts[k] : starts[k + 1]] = known + [known[-1]] * (count - len(known))
         lens[k] = sequence.computed
     rows = np.ascontiguousarray(starts[1:][asking] - 1)
