@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from threading import RLock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +18,10 @@ from datong.engine.request import Request, Score
 from datong.engine.results import Chunk
 from datong.engine.runner import Runner
 from datong.engine.scheduler import Scheduler, Work
-from datong.engine.speculation import Guesser
 from datong.errors import Cancelled, ContextOverflow, DeviceError, InvalidRequest
+
+if TYPE_CHECKING:
+    from datong.engine.speculation import Guesser
 
 # Kinds of cache whose content depends on the tokens in its blocks alone, so that full blocks can be shared.
 SHARED_KINDS = frozenset({"full", "window"})

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datong import env
 from datong.compiler.cache import cached_program
@@ -18,7 +19,6 @@ from datong.engine.engine import Engine
 from datong.engine.heap import give_back
 from datong.engine.model import Model
 from datong.engine.runner import Runner
-from datong.engine.speculation import Guesser
 from datong.errors import FallbackWarning, InvalidRequest, Unsupported
 from datong.package.files import Progress
 from datong.package.reader import Package
@@ -26,6 +26,9 @@ from datong.package.store import resolve
 from datong.spec.backend import Backend, Placed
 from datong.spec.backend import step_tokens as step_tokens_of
 from datong.spec.program import STATE_KINDS, Program
+
+if TYPE_CHECKING:
+    from datong.engine.speculation import Guesser
 
 DEFAULT_CONTEXT = 4096  # tokens; half a gigabyte of cache for an 8 B model, touched only as far as it is used
 STEP_TOKENS = 512  # where no backend says; a prompt is computed in pieces of this, larger ones make others wait

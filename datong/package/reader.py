@@ -22,7 +22,6 @@ from datong.package import texts
 from datong.package.files import read_bounded
 from datong.package.manifest import GRAPH, MAX_BYTES, NAME, FileEntry, Manifest, decode
 from datong.package.paths import resolve_inside
-from datong.spec import dialogue
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -141,6 +140,8 @@ class Package:
 
     def dialogue(self) -> Dialogue | None:
         """How the model writes reasoning and tool calls; None where the package does not say it."""
+        from datong.spec import dialogue
+
         if not self.manifest.file(dialogue.NAME):
             return None
         return dialogue.decode(self.read(dialogue.NAME, dialogue.MAX_BYTES))

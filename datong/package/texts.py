@@ -8,7 +8,6 @@ from typing import Literal
 from datong.importer.digest import sha256
 from datong.importer.texts import TEMPLATE_FILES, json_object, template_of
 from datong.package.manifest import TextHashes
-from datong.spec import dialogue
 
 __all__ = ["MAX_BYTES", "TEMPLATE_FILES", "json_object", "kind_of", "template_of", "text_hashes"]
 
@@ -22,7 +21,7 @@ _KINDS: dict[str, Kind] = {
     "generation_config.json": "generation",
     "chat_template.jinja": "template",
     "chat_template.json": "template",
-    dialogue.NAME: "template",
+    "dialogue.json": "template",
     "special_tokens_map.json": "tokenizer",
     "added_tokens.json": "tokenizer",
     "vocab.json": "tokenizer",
@@ -48,7 +47,7 @@ def kind_of(path: str) -> Kind:
 
 def text_hashes(texts: Mapping[str, bytes]) -> TextHashes:
     """Hashes of tokenizer, chat template and tool-call format, from whichever files carry them."""
-    tokenizer, tool_calls = texts.get("tokenizer.json"), texts.get(dialogue.NAME)
+    tokenizer, tool_calls = texts.get("tokenizer.json"), texts.get("dialogue.json")
     template = template_of(texts)
     return TextHashes(
         sha256(tokenizer) if tokenizer is not None else None,
