@@ -23,6 +23,7 @@ from datong.errors import DtypeError, InvalidRequest, ShapeError, TemplateError
 
 if TYPE_CHECKING:
     from datong.engine.dialogue import DialogueReader
+    from datong.engine.guide import Grammars, Guide
     from datong.engine.session import Session
     from datong.package.reader import Package
     from datong.spec.backend import Placed
@@ -97,6 +98,13 @@ class Model:
     @cached_property
     def _templates(self) -> dict[bool, ChatTemplate]:
         return {}
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Makes guides, which constrain answers to a JSON schema, a regex or a grammar."""
+        from datong.engine.guide import Grammars
+
+        return Grammars(self.tokenizer, self.vocab_size)
 
     @cached_property
     def dialogue(self) -> Dialogue | None:
@@ -256,6 +264,7 @@ class Model:
         is_chat: bool = False,
         index: int = 0,
         marks: bool = False,
+        guide: Guide | None = None,
     ) -> Request:
         """One generation for `engine.submit`; `tokens` passed `engine.check`, `limit` counts them too."""
         has_text = self.package.tokenizer_file is not None
@@ -264,7 +273,7 @@ class Model:
         keep = self.tokenizer.marks(self.dialogue) if marks and has_text and self.dialogue else frozenset[int]()
         detokenizer = Detokenizer(self.tokenizer, continues=not is_chat, keep=keep) if has_text else None
         stop_ids = self.tokenizer.eos_ids if has_text and not ignore_eos else frozenset()
-        return Request(tokens, limit, params, detokenizer, stop, stop_ids, index)
+        return Request(tokens, limit, params, detokenizer, stop, stop_ids, index, guide)
 
 
 def _params(sampling: Mapping[str, Any]) -> SamplingParams:

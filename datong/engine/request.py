@@ -9,6 +9,7 @@ from time import perf_counter
 import numpy as np
 
 from datong.engine.detokenizer import Detokenizer, StopStrings
+from datong.engine.guide import Guide
 from datong.engine.results import LENGTH, STOP, Chunk, Result
 from datong.engine.sampler import History, Sampled, SamplingParams, make_rng, sample
 from datong.engine.sequence import Sequence
@@ -25,6 +26,7 @@ class Request:
         stops: strings that end the answer; never part of the text.
         stop_ids: tokens that end the answer.
         index: which prompt of a batch.
+        guide: says which tokens may come; None: all.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class Request:
         stops: Iterable[str] = (),
         stop_ids: frozenset[int] = frozenset(),
         index: int = 0,
+        guide: Guide | None = None,
     ) -> None:
         self.sequence = Sequence(tokens, limit, owner=self)
+        self._guide = guide
         self.params, self.index = params, index
         self.chunks: deque[Chunk] = deque()
         self.result = Result(prompt_tokens=len(tokens), logprobs=None if params.logprobs is None else [])
@@ -53,12 +57,16 @@ class Request:
 
         Raises DeviceError, InvalidRequest: see sampler.py.
         """
-        sampled = sample(logits[0], self.params, self._history, self._rng)
+        allowed = self._guide.allowed() if self._guide else None
+        sampled = sample(logits[0], self.params, self._history, self._rng, allowed)
         sequence, token = self.sequence, sampled.token
         sequence.tokens.append(token)
         if self.params.shifts:
             self._history.add(token)
+        complete = self._guide.accept(token) if self._guide else False
         text, reason = self._text_of(token)
+        if reason is None and complete:
+            text, reason = text + self._rest(), STOP
         if reason is None and len(sequence.tokens) >= sequence.limit:
             text, reason = text + self._rest(), LENGTH
         self._note(sampled, text, reason)

@@ -2,6 +2,7 @@
 
 Order, as in transformers where it has the step too:
 
+    0. allowed                what a guide forbids becomes -inf                                    (guide.py)
     1. repetition_penalty     tokens of prompt and answer:  x > 0 ? x / r : x * r           (Keskar et al. 2019)
     2. frequency_penalty      x -= f * (times in the answer);   presence_penalty  x -= p if in the answer   (OpenAI)
     3. logit_bias             x += bias
@@ -107,7 +108,13 @@ def make_rng(seed: int | None) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
-def sample(logits: np.ndarray, params: SamplingParams, history: History, rng: np.random.Generator | None) -> Sampled:
+def sample(
+    logits: np.ndarray,
+    params: SamplingParams,
+    history: History,
+    rng: np.random.Generator | None,
+    allowed: np.ndarray | None = None,
+) -> Sampled:
     """Choose the next token.
 
     Args:
@@ -115,19 +122,32 @@ def sample(logits: np.ndarray, params: SamplingParams, history: History, rng: np
         params: see the module for the order of the steps.
         history: tokens of prompt and answer so far.
         rng: advanced by one number when temperature > 0; None: made anew, and not for temperature 0.
+        allowed: [n] bool, of the first n tokens; what is false, and all beyond, is forbidden. None: all are allowed.
 
     Raises:
         DeviceError: the logits hold NaN, or none is finite.
         InvalidRequest: `logit_bias` names a token beyond the vocabulary.
     """
+    x = logits if allowed is None else _masked(logits, allowed)
     if params.greedy:
-        return Sampled(_largest(logits))
-    x = _shifted(logits, params, history) if params.shifts else logits
+        return Sampled(_largest(x))
+    x = _shifted(x, params, history) if params.shifts else x
     best = _largest(x)
     token = best if params.temperature == 0 else _draw(x, float(x[best]), params, rng or make_rng(params.seed))
     if params.logprobs is None:
         return Sampled(token)
     return _with_logprobs(logits, token, params.logprobs)
+
+
+def _masked(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Step 0: [vocab] f32. Raises InvalidRequest when nothing is left."""
+    x = np.full_like(logits, -np.inf)
+    size = min(len(x), len(allowed))
+    mask = allowed[:size]
+    if not mask.any():
+        raise InvalidRequest("guide", "no token continues the text as the grammar wants it", "use a simpler grammar")
+    x[:size][mask] = logits[:size][mask]
+    return x
 
 
 def _largest(x: np.ndarray) -> int:

@@ -107,7 +107,8 @@ class ChatAnswer:
         self._tokenizer: Tokenizer = host.model.tokenizer
         parallel = body.parallel_tool_calls is not False
         self._readers = [
-            _Reader(host.model.answer_reader(prepared.tools, prepared.text), parallel) for _ in range(prepared.choices)
+            _Reader(DialogueReader(prepared.dialogue, prepared.tools, prepared.text), parallel)
+            for _ in range(prepared.choices)
         ]
         self._id, self._created = new_id("chatcmpl"), int(time.time())
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from datong.engine.defaults import sampling
+from datong.engine.guide import Guide
+from datong.engine.model import Model
 from datong.engine.request import Request
 from datong.engine.sampler import SamplingParams
 from datong.errors import DatongError, InvalidRequest
@@ -18,6 +20,9 @@ from datong.server.messages import for_template, tools_asked
 from datong.server.schemas import ChatRequest, CompletionRequest, Sampling, chat_limit
 from datong.server.scoring import PromptScore
 from datong.server.settings import Settings
+from datong.server.structured import call_guides, format_guides
+from datong.server.tools import described, generic
+from datong.spec.dialogue import Dialogue
 
 OPENAI = {"temperature": 1.0}  # what the API documents for a request, and a package, that say nothing
 _GIVEN = (
@@ -34,16 +39,14 @@ class Prepared:
     choices: int  # per prompt
     text: str = ""  # a conversation as the template wrote it
     tools: list[dict[str, Any]] | None = None
+    dialogue: Dialogue | None = None
 
 
 def chat_job(host: Host, body: ChatRequest, settings: Settings) -> Prepared:
     """Raises ApiError, DatongError."""
     model = host.model
     tools = tools_asked(body.tools, body.tool_choice)
-    extra = dict(body.chat_template_kwargs or {})
-    if body.reasoning_effort is not None:
-        extra.setdefault("reasoning_effort", body.reasoning_effort)
-    text = model.chat_template(bool(tools)).render(for_template(body.messages), tools=tools or None, **extra)
+    dialogue, text = conversation(model, body, tools)
     tokens = model.tokenizer.encode(text, add_special=False)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     if body.top_logprobs and not body.logprobs:
@@ -51,11 +54,43 @@ def chat_job(host: Host, body: ChatRequest, settings: Settings) -> Prepared:
     count = _choices(body.n or 1, settings)
     model.engine.check(tokens, 1)
     limit = _limit(host, tokens, chat_limit(body))
+    guides = _chat_guides(model, body, dialogue, tools, count, text)
     requests = [
-        model.request(tokens[:], limit, _params(host, body, logprobs, i), _stops(body), body.ignore_eos, True, i, True)
+        model.request(
+            tokens[:], limit, _params(host, body, logprobs, i), _stops(body), body.ignore_eos, True, i, True, guides[i]
+        )
         for i in range(count)
     ]
-    return Prepared(_job(requests, [], body, settings), count, text, tools or None)
+    return Prepared(_job(requests, [], body, settings), count, text, tools or None, dialogue)
+
+
+def conversation(model: Model, body: ChatRequest, tools: list[dict[str, Any]]) -> tuple[Dialogue | None, str]:
+    """How the answer is to be read, and the text that it continues. Raises ApiError, TemplateError."""
+    messages = for_template(body.messages)
+    extra = dict(body.chat_template_kwargs or {})
+    if body.reasoning_effort is not None:
+        extra.setdefault("reasoning_effort", body.reasoning_effort)
+    dialogue = model.dialogue
+    own = dialogue is not None and dialogue.tools is not None
+    if tools and not own:
+        dialogue = generic(dialogue.reasoning if dialogue else None)
+        messages = described(messages, tools)
+    given = tools if own and tools else None
+    return dialogue, model.chat_template(bool(given)).render(messages, tools=given, **extra)
+
+
+def _chat_guides(
+    model: Model, body: ChatRequest, dialogue: Dialogue | None, tools: list[dict[str, Any]], count: int, text: str
+) -> list[Guide | None]:
+    """Of `tool_choice`, or of `response_format`."""
+    choice = body.tool_choice
+    if isinstance(choice, dict) or choice == "required":
+        assert dialogue is not None  # there are tools
+        if isinstance(choice, dict):
+            tools = [tool for tool in tools if tool["function"]["name"] == choice["function"]["name"]]
+        many = choice == "required" and body.parallel_tool_calls is not False
+        return call_guides(model, dialogue, tools, many, count, text)
+    return format_guides(model, body.response_format, count, text)
 
 
 def completion_job(host: Host, body: CompletionRequest, settings: Settings) -> Prepared:
@@ -73,6 +108,7 @@ def completion_job(host: Host, body: CompletionRequest, settings: Settings) -> P
     logprobs = 0 if best and body.logprobs is None else body.logprobs
     requests: list[Request] = []
     scores: list[PromptScore] = []
+    guides = format_guides(model, body.response_format, count * len(prompts))
     for at, tokens in enumerate(prompts):
         if body.echo and (body.logprobs is not None or body.max_tokens == 0):
             scores.append(PromptScore(tokens, body.logprobs or 0))
@@ -82,7 +118,10 @@ def completion_job(host: Host, body: CompletionRequest, settings: Settings) -> P
         for i in range(count):
             params = _params(host, body, logprobs, i)
             index = at * count + i
-            requests.append(model.request(tokens[:], limit, params, _stops(body), body.ignore_eos, False, index))
+            guide = guides[index]
+            requests.append(
+                model.request(tokens[:], limit, params, _stops(body), body.ignore_eos, False, index, guide=guide)
+            )
     return Prepared(_job(requests, scores, body, settings), count)
 
 

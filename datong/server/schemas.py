@@ -91,6 +91,7 @@ class CompletionRequest(Sampling, kw_only=True):
     echo: bool | None = None
     best_of: Count | None = None
     suffix: str | None = None
+    response_format: dict[str, Any] | None = None  # beyond OpenAI's: as for chat
 
 
 class TokenizeRequest(_Body):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,17 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Li
 def live(serve: Callable[..., Live], package_template: Path) -> Live:
     """One server of the tiny model for all tests that leave it as it was."""
     return serve(package_template)
+
+
+@pytest.fixture(scope="session")
+def wide_package(checkpoint_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a context of 2,048 tokens."""
+    from datong.package.create import import_checkpoint
+
+    source = Path(shutil.copytree(checkpoint_template, tmp_path_factory.mktemp("wide") / "tiny"))
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
+    return import_checkpoint(source).root
 
 
 @pytest.fixture(scope="session")
