@@ -36,7 +36,7 @@ ORT_LIBRARIES = Var(
 )
 ORT_OPTIONS = Var("DATONG_ORT_OPTIONS", "JSON object", "{}", "options of the execution provider, all of them texts")
 PLUGINS = Var("DATONG_PLUGINS", "paths", "none", "C plug-ins to load as backends, separated like `PATH`")
-SERVE = Var("DATONG_SERVE_*", "text", "none", "settings of `serve`: `DATONG_SERVE_PORT=9000` is `--port 9000`")
+SERVE = Var("DATONG_SERVE_", "text", "none", "and a setting of `serve`, as `…PORT=9000` for `--port 9000`")
 SIM_MEMORY = Var("DATONG_SIM_MEMORY", "bytes", "as the descriptor says", "memory of a simulated chip")
 SIM_WITHOUT = Var("DATONG_SIM_WITHOUT", "names", "none", "operators that simulated chips lack: `aten::mm,aten::silu`")
 THREADS = Var("DATONG_THREADS", "int >= 1", "the cores this process may use", "threads of the CPU backend")

@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 
+from datong import env
 from datong.errors import DatongError
 
 MIB = 1 << 20
-PREFIX = "DATONG_SERVE_"
+PREFIX = env.SERVE.name
 
 
 @dataclass(frozen=True, slots=True)
