@@ -15,7 +15,13 @@ def quantize(
     source: options.Model,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="New directory.", show_default=False)],
     weights: Annotated[str, typer.Option(metavar="TYPE", help="int8 or int4.", show_default=False)],
-    method: Annotated[str, typer.Option(metavar="NAME", help="rtn: round to nearest.")] = "rtn",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="rtn: to nearest; gptq: calibrated, slower and better.")
+    ] = "rtn",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Text to calibrate on; default: what the model itself writes."),
+    ] = None,
     text: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Text to measure perplexity on; default: 1,200 tokens that come along."),
@@ -39,7 +45,17 @@ def quantize(
     from datong.quantize.report import compare, facts
 
     with progress() as report:
-        made = quantise(source, target, weights, method=method, requantise=requantize, force=force, progress=report)
+        made = quantise(
+            source,
+            target,
+            weights,
+            method=method,
+            calibration=calibration,
+            requantise=requantize,
+            threads=threads,
+            force=force,
+            progress=report,
+        )
         found = facts(made)
         if evaluate and made.package.tokenizer_file is not None:
             found |= compare(made, text, threads=threads, progress=report)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datong.compiler.pipeline import lower
-from datong.errors import PackageError
+from datong.errors import InvalidRequest, PackageError
 from datong.importer import layout
 from datong.importer.imported import Imported, PendingTensor
 from datong.importer.registry import build_model
@@ -25,7 +25,8 @@ from datong.package.reader import Package, open_package
 from datong.package.store import resolve
 from datong.package.writer import WEIGHTS as FILE
 from datong.package.writer import write_directory
-from datong.quantize import plan, rounding, source
+from datong.quantize import gptq, plan, rounding, source, texts
+from datong.quantize.calibrate import Inputs
 from datong.quantize.plan import Choice
 from datong.quantize.source import F32
 
@@ -54,7 +55,9 @@ def quantise(
     weights: str,
     *,
     method: str = "rtn",
+    calibration: str | Path | None = None,
     requantise: bool = False,
+    threads: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Made:
@@ -65,6 +68,8 @@ def quantise(
         target: as for `import`: a directory that does not exist, or with `force` one that holds a package.
         weights: int8 or int4.
         method: a key of plan.METHODS.
+        calibration: of gptq: a text that is like those to come; None: texts that the model writes itself.
+        threads: of the CPU backend, which runs the model to calibrate.
         requantise: round weights that are quantised already once more.
         force: replace another package.
         progress: told of bytes.
@@ -79,9 +84,17 @@ def quantise(
         )
     if place.exists() and place.resolve() in (origin.root.resolve(), origin.weights_root.resolve()):
         raise PackageError("write", f"`{target}` is what is to be read, it cannot be replaced by what is made of it")
-    draft = lower(origin.graph(), origin.weights_root)
-    choices = plan.choose(source.matrices(origin, draft), weights, requantise)
-    imported = _imported(origin, choices, f"{weights} by {method}", nearest)
+    drafts = [lower(origin.graph(name), origin.weights_root) for name in origin.graphs()]
+    choices = plan.choose(source.matrices(origin, drafts), weights, requantise)
+    if method == "gptq":
+        rounder = _calibrated(origin, calibration, threads, progress)
+    elif calibration is None:
+        rounder = nearest
+    else:
+        raise InvalidRequest(
+            "quantize", f"a text to calibrate on was given, method `{method}` uses none", "--method gptq"
+        )
+    imported = _imported(origin, choices, f"{weights} by {method}", rounder)
     package = open_package(write_directory(imported, place, force=force, progress=progress))
     return Made(package, origin, method, tuple(choices))
 
@@ -96,6 +109,26 @@ def nearest(choice: Choice) -> Rounder:
         return rounding.encode(blocks, scale, grid).reshape(rows.shape), scale
 
     return run
+
+
+def _calibrated(
+    origin: Package, calibration: str | Path | None, threads: int | None, progress: Progress | None
+) -> Callable[[Choice], Rounder]:
+    """GPTQ where the inputs of a layer are seen; the vocabulary's matrices and experts are rounded to nearest."""
+    if calibration is None:
+        inputs = Inputs(origin, lambda: texts.written(origin, threads, progress), threads, progress)
+    else:
+        found = texts.given(origin, texts.decode(Path(calibration).expanduser()))
+        inputs = Inputs(origin, lambda: found, threads, progress)
+
+    def rounder(choice: Choice) -> Rounder:
+        gram = inputs.gram(choice.matrix.value) if choice.matrix.role == source.LINEAR else None
+        if gram is None:
+            return nearest(choice)
+        upper, grid = gptq.factor(gram), rounding.GRIDS[choice.format.name]
+        return lambda rows: gptq.feed_back(rows, gram, upper, grid)
+
+    return rounder
 
 
 class _Rounded:
@@ -130,7 +163,7 @@ def _imported(origin: Package, choices: Sequence[Choice], how: str, rounder: Cal
     weights = _weight_map(choices, pending)
     manifest, config = origin.manifest, origin.config()
     built = build_model(config, weights)
-    texts = [f.path for f in manifest.files if f.kind not in ("graph", "weights", "index")]
+    small = [f.path for f in manifest.files if f.kind not in ("graph", "weights", "index")]
     return Imported(
         model=built.model,
         family=built.family,
@@ -143,7 +176,8 @@ def _imported(origin: Package, choices: Sequence[Choice], how: str, rounder: Cal
         vocab_size=built.vocab_size,
         context_length=built.context_length,
         ignored_keys={**manifest.ignored.config_keys, **built.ignored_keys},
-        generated={path: origin.read(path) for path in texts},
+        generated={path: origin.read(path) for path in small},
+        heads=built.heads,
         tensors=tuple(pending),
     )
 

@@ -18,6 +18,7 @@ from datong.spec.formats import Q4_0, Q8_0, Format
 WEIGHTS = {"int8": Q8_0, "int4": Q4_0}
 METHODS = {
     "rtn": "round to nearest, each block's scale searched for the least squared error",
+    "gptq": "rounding errors handed on to the weights not yet rounded, by the inputs that occur",
 }
 
 

@@ -7,13 +7,12 @@ from typing import Any
 
 from datong.engine.load import load
 from datong.engine.perplexity import perplexity
-from datong.errors import InvalidRequest
-from datong.package.files import Progress, read_bounded, watch
+from datong.package.files import Progress, watch
 from datong.package.reader import Package
 from datong.quantize.make import Made
+from datong.quantize.texts import decode
 
 TEXT = Path(__file__).with_name("text.txt")  # 1,200 tokens, written for this project
-MAX_TEXT = 64 << 20  # bytes
 CONTEXT = 2048  # tokens; a longer text is cut into pieces of that
 
 
@@ -43,13 +42,7 @@ def compare(made: Made, text: str | Path | None = None, *, threads: int | None =
     Raises InvalidRequest when the text cannot be used, and what `load` raises.
     """
     path = TEXT if text is None else Path(text).expanduser()
-    content = read_bounded(path, MAX_TEXT, "quantize")
-    try:
-        words = content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise InvalidRequest(
-            "quantize", f"`{path}` should be UTF-8 text, it is not", "iconv -t UTF-8 converts"
-        ) from None
+    words = decode(path)
     tell, found, count = watch(progress), [], 0
     for done, package in enumerate((made.origin, made.package)):
         tell("perplexity", done, 2)

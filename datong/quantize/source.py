@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class Matrix:
         return self.shape[-1]
 
     def read(self, start: int, stop: int) -> F32:
-        """Rows, dequantised: [stop - start, width]. Raises CheckpointError for a value that no block can hold, or NaN."""
+        """Rows, dequantised: [stop - start, width]. Raises CheckpointError for a value that no block can hold."""
         rows = {
             role: piece.reshape(self.rows, *piece.shape[len(self.shape) - 1 :]) for role, piece in self.pieces.items()
         }
@@ -59,32 +59,37 @@ class Matrix:
         if not (np.abs(values) <= LARGEST).all():
             raise CheckpointError(
                 "quantize",
-                f"weight `{self.name}` should hold numbers up to {LARGEST:.0f}, one in rows {start} to {stop - 1} is not",
+                f"weight `{self.name}` should hold numbers up to {LARGEST:.0f}, rows {start} to {stop - 1} do not",
                 "`datong verify --deep` lists such weights; download the checkpoint again",
             )
         return np.ascontiguousarray(values, np.float32)
 
 
-def matrices(package: Package, draft: Draft) -> list[Matrix]:
-    """Every weight that the graph uses, in the order of its first use; tied ones once.
+def matrices(package: Package, drafts: Iterable[Draft]) -> list[Matrix]:
+    """Every weight that the graphs of the package use, in the order of their first use; shared ones once.
 
     Raises PackageError when a weight is no tensor of its own.
     """
     places = {(file, entry.offset): name for name, (file, entry) in package.tensors.items()}
-    roles = _roles(draft)
     found: dict[str, Matrix] = {}
-    for name, role in roles.items():
-        for one in _members(draft.values[name]):
-            first = one.pieces[0]
-            tensor = places.get((first.file, first.offset))
-            if tensor is None:
-                raise PackageError("quantize", f"weight `{one.name}` should be a tensor of its own, it is part of one")
-            form = formats.BY_NAME[one.format]
-            pieces = {p.role: package.tensor(places[p.file, p.offset]) for p in one.pieces}
-            shape = tuple(int(d) for d in one.shape)
-            shape = (*shape[:-2], shape[-1], shape[-2]) if one.swapped else shape
-            found.setdefault(tensor, Matrix(tensor, name, role, shape, form, one.swapped, pieces))
+    for draft in drafts:
+        for name, role in _roles(draft).items():
+            for one in _members(draft.values[name]):
+                matrix = _matrix(package, places, one, name, role)
+                found.setdefault(matrix.name, matrix)
     return list(found.values())
+
+
+def _matrix(package: Package, places: Mapping[tuple[str, int], str], one: Value, value: str, role: str) -> Matrix:
+    """`places`: file and offset -> tensor; `value`: what the nodes read: the weight, or the stack that it is in."""
+    first = one.pieces[0]
+    tensor = places.get((first.file, first.offset))
+    if tensor is None:
+        raise PackageError("quantize", f"weight `{one.name}` should be a tensor of its own, it is part of one")
+    pieces = {p.role: package.tensor(places[p.file, p.offset]) for p in one.pieces}
+    shape = tuple(int(d) for d in one.shape)
+    shape = (*shape[:-2], shape[-1], shape[-2]) if one.swapped else shape
+    return Matrix(tensor, value, role, shape, formats.BY_NAME[one.format], one.swapped, pieces)
 
 
 def _members(value: Value) -> Iterator[Value]:
