@@ -175,9 +175,11 @@ RULES: dict[str, Rule] = {
 
 
 def _function(node: ir.Node, ins: Shapes) -> Shapes | None:
-    """Of a function of ours: GLU and MoE keep the shape of their first input."""
+    """Of a function of ours: GLU, MoE and CausalConv keep the shape of their first input, states that of their v."""
+    if node.op_type in ("GatedDelta", "LinearAttention"):
+        return [ins[2], None]
     if node.op_type != "Attention":
-        return [ins[0]]
+        return [ins[0], *([None] * (len(node.outputs) - 1))]
     q, v, heads, kv_heads = ins[0], ins[2], int_attr(node, "num_heads", 0), int_attr(node, "num_kv_heads", 0)
     if (
         q is None

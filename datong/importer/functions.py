@@ -6,79 +6,25 @@ attributes. Whoever knows the function (our compiler, a vendor's) reads the attr
     GLU(gate, up) -> y                                                        spec `glu`, for the kinds other than silu
     MoE(x, logits, gate, up, down, select_bias, gate_bias, up_bias, down_bias) -> y                           spec `moe`
     Attention(q, k, v, past_key, past_value, sinks, slopes) -> y, present_key, present_value            spec `attention`
+    CausalConv, GatedDelta, LinearAttention                                                       functions_state.py
 
 Weights come as f32, `[E, out, in]`; x `[batch, seq, n]`. The body of MoE runs every expert on every token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-DOMAIN = "datong"
-VERSION = 1
+from datong.importer import functions_state as state
+from datong.importer.body import DOMAIN, Attrs, Body, overload
+
 MOE_INPUTS = ("x", "logits", "gate", "up", "down", "select_bias", "gate_bias", "up_bias", "down_bias")
 GLU_INPUTS = ("gate", "up")
 ATTENTION_INPUTS = ("q", "k", "v", "past_key", "past_value", "sinks", "slopes")
-
-Attrs = Mapping[str, int | float | str]
-
-
-class Body:
-    """Nodes of one function in the order of the calls."""
-
-    def __init__(self, inputs: Sequence[str]) -> None:
-        self.inputs = {name: ir.Value(name=name) for name in inputs}
-        self.nodes: list[ir.Node] = []
-
-    def __call__(self, op: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> Any:
-        """Append a node; its output, or a tuple of them."""
-        node = ir.node(op, list(inputs), attributes, num_outputs=outputs, name=f"{op}_{len(self.nodes)}")
-        for i, value in enumerate(node.outputs):
-            value.name = f"{op}_{len(self.nodes)}_{i}"
-        self.nodes.append(node)
-        return node.outputs[0] if outputs == 1 else tuple(node.outputs)
-
-    def ints(self, *numbers: int) -> ir.Value:
-        """A constant i64 vector."""
-        return self._constant(np.array(numbers, np.int64))
-
-    def real(self, number: float) -> ir.Value:
-        """A constant f32 scalar."""
-        return self._constant(np.array(number, np.float32))
-
-    def size(self, value: ir.Value, axis: int) -> ir.Value:
-        """One dim as an i64 vector of one."""
-        dim: ir.Value = self("Shape", value, start=axis, end=axis + 1)
-        return dim
-
-    def _constant(self, array: np.ndarray) -> ir.Value:
-        made: ir.Value = self("Constant", value=ir.tensor(array))
-        return made
-
-    def function(self, name: str, overload: str, outputs: Sequence[ir.Value], attributes: Attrs) -> ir.Function:
-        """The function; every attribute of the call is declared, though the body has their values in it."""
-        graph = ir.Graph(
-            list(self.inputs.values()),
-            list(outputs),
-            nodes=self.nodes,
-            opset_imports={"": 27},
-            name=f"{name}.{overload}",
-        )
-        kinds = {int: ir.AttributeType.INT, float: ir.AttributeType.FLOAT, str: ir.AttributeType.STRING}
-        declared = [ir.Attr(key, kinds[type(value)], None) for key, value in attributes.items()]
-        return ir.Function(DOMAIN, name, overload, graph=graph, attributes=declared)
-
-
-def overload(attributes: Attrs, present: Sequence[bool]) -> str:
-    """The name of the body: the attributes in order, and which optional inputs there are."""
-    # floats as f32, which is what an attribute of a file holds
-    parts = [f"{k}_{np.float32(v) if isinstance(v, float) else v}" for k, v in sorted(attributes.items())]
-    return ".".join([*parts, "".join("1" if there else "0" for there in present)])
 
 
 def moe(attributes: Attrs, present: Sequence[bool]) -> ir.Function:
@@ -270,6 +216,11 @@ KNOWN: dict[str, Known] = {
         {"num_heads": int, "num_kv_heads": int, "scale": float, "window": int, "softcap": float, "bias": str},
         attention,
     ),
+    "CausalConv": Known(state.CONV_INPUTS, {"kind": str, "channels": int}, state.causal_conv),
+    "GatedDelta": Known(
+        state.DELTA_INPUTS, {"num_k_heads": int, "num_v_heads": int, "scale": float, "eps": float}, state.gated_delta
+    ),
+    "LinearAttention": Known(state.LINEAR_INPUTS, {"num_heads": int, "scale": float}, state.linear_attention),
 }
 
 

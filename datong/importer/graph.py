@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from datong.importer import functions
+from datong.importer.body import DOMAIN, VERSION, overload
 from datong.importer.rope import Rope
 from datong.importer.weights import StoredTensor, Weight, WeightMap
 from datong.spec.program import CacheSpec
@@ -38,6 +39,7 @@ class GraphBuilder:
 
     def __init__(self, name: str, weights: WeightMap) -> None:
         self.caches: list[CacheSpec] = []
+        self.layer: int | None = None  # that the caches made next belong to; None: one more than there are caches
         self._name, self._weights, self._scope = name, weights, ""
         self._nodes: list[ir.Node] = []
         self._inputs: list[ir.Value] = []
@@ -81,7 +83,7 @@ class GraphBuilder:
             [*self._outputs, *self._presents],
             nodes=self._nodes,
             initializers=list(self._initializers.values()),
-            opset_imports={"": OPSET, **({functions.DOMAIN: functions.VERSION} if self._functions else {})},
+            opset_imports={"": OPSET, **({DOMAIN: VERSION} if self._functions else {})},
             name=self._name,
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="datong", functions=list(self._functions.values()))
@@ -281,7 +283,7 @@ class GraphBuilder:
         Returns:
             [batch, seq, heads * Dv].
         """
-        layer = len(self.caches)
+        layer = len(self.caches) if self.layer is None else self.layer
         dim, value_dim = _width(k) // kv_heads, _width(v) // kv_heads
         past = [
             self.input(f"past_key_values.{layer}.{part}", F32, ("batch", kv_heads, "past", d))
@@ -309,6 +311,29 @@ class GraphBuilder:
         self._presents += presents
         self.caches.append(CacheSpec(layer, "window" if window else "full", kv_heads, dim, value_dim, window))
         return y
+
+    def with_state(
+        self,
+        function: str,
+        inputs: Sequence[ir.Value | None],
+        spec: CacheSpec,
+        width: int,
+        attributes: dict[str, Any],
+        name: str,
+    ) -> ir.Value:
+        """Call a function of functions_state.py with its own state, zeros at the start: [batch, seq, width]."""
+        place, dims = f"state.{spec.layer}.{spec.kind}", ("batch", spec.kv_heads, spec.key_dim, spec.value_dim)
+        past = self.input(f"past_{place}", F32, dims)
+        outputs: list[Output] = [(f"{self._scope}{name}", F32, ("batch", "seq", width))]
+        outputs.append((f"present_{place}", F32, dims))
+        y, present = self._call(function, [*inputs, past], outputs, name, attributes)
+        self._presents.append(present)
+        self.caches.append(spec)
+        return y
+
+    def silu(self, x: ir.Value, name: str) -> ir.Value:
+        """Return x * sigmoid(x)."""
+        return self.mul(x, self.sigmoid(x, f"{name}.sigmoid"), name)
 
     def silu_glu(self, gate: ir.Value, up: ir.Value, name: str) -> ir.Value:
         """Return silu(gate) * up, [batch, seq, n] each."""
@@ -411,13 +436,13 @@ class GraphBuilder:
     ) -> list[ir.Value]:
         """Call a function of functions.py, adding its body for these attributes to the model."""
         present = [value is not None for value in inputs]
-        key = functions.overload(attributes, present)
+        key = overload(attributes, present)
         body = self._functions.get((function, key))
         if body is None:
             body = self._functions[function, key] = functions.KNOWN[function].body(attributes, present)
         values = [_typed(ir.Value(name=n), dtype, dims) for n, dtype, dims in outputs]
         self._nodes.append(
-            ir.node(function, list(inputs), attributes, domain=functions.DOMAIN, overload=body.overload, outputs=values,
+            ir.node(function, list(inputs), attributes, domain=DOMAIN, overload=body.overload, outputs=values,
                     name=f"{self._scope}{name}")
         )  # fmt: skip
         return values

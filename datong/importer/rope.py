@@ -48,7 +48,12 @@ class Rope:
 
 
 def read_rope(
-    config: Config, head_dim: int, max_position: int, default_theta: float = 10000.0, partial: float | None = None
+    config: Config,
+    head_dim: int,
+    max_position: int,
+    default_theta: float = 10000.0,
+    partial: float | None = None,
+    axes: bool = False,
 ) -> Rope:
     """The rope of a model whose heads of `head_dim` channels (even) rotate all of them, or a part.
 
@@ -59,11 +64,14 @@ def read_rope(
         default_theta: where the config says nothing.
         partial: the family's share of rotated channels where the config has no `partial_rotary_factor`; None: the
             family rotates all, and a config that says otherwise is refused.
+        axes: the family's positions have three axes, for images; in text they are equal, so their share is nothing.
 
     Raises:
         ConfigError: an unknown rope type or key, a missing or contradictory value.
     """
     parameters, theta = _parameters(config, default_theta)
+    for key in ("mrope_section", "mrope_interleaved") if axes else ():
+        parameters.ignore(key, "the three axes of a position are equal in text")
     head_dim = rotated_channels(config, parameters, head_dim, partial)
     kind = parameters.text("rope_type", "default")
     if kind not in _KEYS:

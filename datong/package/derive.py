@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from onnx import ModelProto
 
-from datong.errors import CheckpointError, PackageError
+from datong.errors import CheckpointError
 from datong.importer.weights import WeightMap
 from datong.package import graph
 from datong.package.manifest import (
     FORMAT_VERSION,
     CacheEntry,
+    CacheKind,
     FileEntry,
     FormatUse,
     Ignored,
@@ -25,6 +26,7 @@ from datong.package.manifest import (
     Parallel,
     SpeculationHead,
     Weights,
+    state_bytes,
     summarise,
 )
 from datong.package.texts import text_hashes
@@ -58,7 +60,7 @@ def manifest_of(
         sealed=False,
         operator_set=operators,
         weights=weights,
-        memory=Memory(weights.bytes, summarise(caches), 0),
+        memory=Memory(weights.bytes, summarise(caches), state_bytes(caches)),
         context_length=imported.context_length,
         vocab_size=imported.vocab_size,
         caches=caches,
@@ -75,7 +77,7 @@ def manifest_of(
 
 def _caches(specs: Iterable[CacheSpec]) -> list[CacheEntry]:
     return [
-        CacheEntry(c.layer, _cache_kind(c.kind), c.kv_heads, c.key_dim, c.value_dim, c.window)
+        CacheEntry(c.layer, cast(CacheKind, c.kind), c.kv_heads, c.key_dim, c.value_dim, c.window)
         for c in sorted(specs, key=lambda c: (c.layer, c.kind))
     ]
 
@@ -87,12 +89,6 @@ def head_file(number: int) -> str:
 
 def _bytes(found: WeightMap, names: Iterable[str]) -> int:
     return sum(piece.length for name in names for piece in found.weights[name].pieces.values())
-
-
-def _cache_kind(kind: str) -> Literal["full", "window"]:
-    if kind not in ("full", "window"):
-        raise PackageError("import", f"a cache is of kind `full` or `window`, the importer says `{kind}`")
-    return cast(Literal["full", "window"], kind)
 
 
 def _source(source: str) -> str:

@@ -107,6 +107,8 @@ def _summary(info: dict[str, Any]) -> Table:
     _row(table, "vocabulary", f"{info['vocab_size']} tokens")
     _row(table, "cache per token", f"{size(per_token['f16'])} (f16), {size(per_token['f32'])} (f32)")
     _row(table, "cache at full context", f"{size(full['f16'])} (f16), {size(full['f32'])} (f32)")
+    if cache["state_bytes"]:
+        _row(table, "state per sequence", size(cache["state_bytes"]))
     _row(table, "chat template", "yes" if info["chat_template"] else "no")
     _row(table, "sealed", _sealed(info))
     return table

@@ -89,24 +89,28 @@ class Weights(_Strict, frozen=True):
     formats: list[FormatUse]
 
 
+CacheKind = Literal["full", "window", "latent", "index", "recurrent", "conv"]  # spec/program.py, CacheSpec
+_PER_SEQUENCE = ("recurrent", "conv")  # f32; the others are kept per token
+
+
 class CacheEntry(_Strict, frozen=True):
-    """Keys and values of one attention layer, per token."""
+    """What one layer remembers of each token, or of each sequence."""
 
     layer: Count
-    kind: Literal["full", "window"]
+    kind: CacheKind
     kv_heads: Positive
     key_dim: Positive
-    value_dim: Positive
+    value_dim: Count
     window: Count  # tokens; 0: unlimited
 
 
 class CacheUse(_Strict, frozen=True):
     """Memory of all layers of one kind: `layers * values_per_token * bytes of the cache type * min(tokens, window)`."""
 
-    kind: Literal["full", "window"]
+    kind: CacheKind
     window: Count
     layers: Positive
-    values_per_token: Positive  # of one layer: kv_heads * (key_dim + value_dim)
+    values_per_token: Positive  # of one layer: kv_heads * (key_dim + value_dim), kind `latent`: kv_heads * key_dim
 
 
 class Memory(_Strict, frozen=True):
@@ -274,22 +278,31 @@ def _check_sums(manifest: Manifest, where: str) -> None:
         )
     if sum(f.parameters for f in weights.formats) != weights.parameters:
         raise PackageError(where, "`$.weights.parameters` should be the sum over its formats")
-    layers = [c.layer for c in manifest.caches]
+    layers = [(c.layer, c.kind) for c in manifest.caches]
     if len(set(layers)) != len(layers):
-        raise PackageError(where, "`$.caches` should name each layer once")
+        raise PackageError(where, "`$.caches` should name each layer once, and kind of cache")
     if any((c.kind == "window") != (c.window > 0) for c in manifest.caches):
-        raise PackageError(where, "a cache of kind `window` has a window, one of kind `full` has none")
-    if summarise(manifest.caches) != manifest.memory.cache:
+        raise PackageError(where, "a cache of kind `window` has a window, those of other kinds have none")
+    if summarise(manifest.caches) != memory.cache:
         raise PackageError(where, "`$.memory.cache` should be the sum of `$.caches`")
+    if state_bytes(manifest.caches) != memory.state_bytes:
+        raise PackageError(where, "`$.memory.state_bytes` should be the sum over the caches per sequence")
 
 
 def summarise(caches: Iterable[CacheEntry]) -> list[CacheUse]:
-    """Caches of the same kind, window and width, counted; in a fixed order."""
-    counts: dict[tuple[Literal["full", "window"], int, int], int] = {}
+    """Caches of the same kind, window and width, counted; in a fixed order. Those per sequence are left out."""
+    counts: dict[tuple[CacheKind, int, int], int] = {}
     for cache in caches:
-        key = (cache.kind, cache.window, cache.kv_heads * (cache.key_dim + cache.value_dim))
-        counts[key] = counts.get(key, 0) + 1
+        if cache.kind not in _PER_SEQUENCE:
+            values = cache.key_dim + (0 if cache.kind == "latent" else cache.value_dim)
+            key = (cache.kind, cache.window, cache.kv_heads * values)
+            counts[key] = counts.get(key, 0) + 1
     return [CacheUse(kind, window, n, width) for (kind, window, width), n in sorted(counts.items())]
+
+
+def state_bytes(caches: Iterable[CacheEntry]) -> int:
+    """Bytes of the caches per sequence, for one sequence."""
+    return 4 * sum(c.kv_heads * c.key_dim * c.value_dim for c in caches if c.kind in _PER_SEQUENCE)
 
 
 def schema() -> dict[str, Any]:

@@ -30,14 +30,31 @@ FAMILIES: dict[str, set[str]] = {
     "glm4_moe_lite": {"MoE"},
     "gpt_oss": {"MoE", "Attention"},
     "minimax_m2": {"MoE"},
+    "minimax_text01": {"MoE", "LinearAttention"},
     "neo_chat": set(),
+    "qwen3_5_moe": {"MoE", "CausalConv", "GatedDelta"},
+    "qwen3_5_moe_text": {"MoE", "CausalConv", "GatedDelta"},
+    "qwen3_5_text": {"CausalConv", "GatedDelta"},
     "qwen3_moe": {"MoE"},
+    "qwen3_next": {"MoE", "CausalConv", "GatedDelta"},
     "step1": {"Attention"},
     "step3_text": {"MoE"},
     "step3p5": {"MoE", "GLU"},
     "step3p7": {"MoE", "GLU"},
 }
-IN_TRANSFORMERS = {"deepseek_v3", "glm4", "glm4_moe", "glm4_moe_lite", "gpt_oss", "minimax_m2", "qwen3_moe"}
+# families in whose goldens noise of 2e-6 in the embeddings alone moves them by up to 3e-3
+NOISY = {"qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"}
+OPERATORS = {
+    "MoE": "moe",
+    "CausalConv": "causal_conv",
+    "GatedDelta": "gated_delta",
+    "LinearAttention": "linear_attention",
+}
+IN_TRANSFORMERS = {"deepseek_v3", "glm4", "glm4_moe", "glm4_moe_lite", "gpt_oss", "minimax_m2", "qwen3_moe"} | NOISY
+
+
+def bound(family: str) -> float:
+    return 5 * BOUND if family in NOISY else BOUND
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -57,20 +74,22 @@ def test_onnxruntime_gives_the_logits(imported: tuple[str, Package]) -> None:
     family, package = imported
     ids, logits = answer(family)
     session = onnxruntime.InferenceSession(str(package.root / "graph.onnx"), providers=["CPUExecutionProvider"])
+    empty = {"batch": 1, "past": 0}
     past = {
-        f"past_key_values.{c.layer}.{part}": np.zeros((1, c.kv_heads, 0, dim), np.float32)
-        for c in package.manifest.caches
-        for part, dim in (("key", c.key_dim), ("value", c.value_dim))
+        i.name: np.zeros([empty.get(d, d) for d in i.shape], np.float32)
+        for i in session.get_inputs()
+        if i.name.startswith("past_")
     }
     names, parts, start = [o.name for o in session.get_outputs()], [], 0
     for stop in (13, *range(14, 25)):  # a prompt, then one by one
         feed = {"input_ids": ids[:, start:stop], "position_ids": np.arange(start, stop)[None], **past}
         found = dict(zip(names, session.run(names, feed), strict=True))
         got = found["logits"]
-        past = {n.replace("present", "past_key_values"): a for n, a in found.items() if n.startswith("present")}
+        presents = {n: a for n, a in found.items() if n.startswith("present")}
+        past = {n.replace("present", "past" if "state" in n else "past_key_values"): a for n, a in presents.items()}
         parts.append(got)
         start = stop
-    assert np.abs(np.concatenate(parts, axis=1) - logits).max() <= BOUND
+    assert np.abs(np.concatenate(parts, axis=1) - logits).max() <= bound(family)
 
 
 def test_graph_passes_the_full_check_and_has_the_functions_it_needs(imported: tuple[str, Package]) -> None:
@@ -86,13 +105,14 @@ def test_every_function_is_recognised(imported: tuple[str, Package]) -> None:
     family, package = imported
     program = compile_package(package, [ReferenceBackend()], strict=True, verify=True)
     operators = {node.op for part in program.parts for node in part.nodes}
-    assert ("moe" in operators) == ("MoE" in FAMILIES[family])
+    for function, operator in OPERATORS.items():
+        assert (operator in operators) == (function in FAMILIES[family])
 
 
 def test_transformers_still_opens_the_directory(imported: tuple[str, Package]) -> None:
     family, package = imported
     if family not in IN_TRANSFORMERS:
-        model_type = {"step3p7": "step3p7_text"}.get(family, family)
+        model_type = {"step3p7": "step3p7_text", "minimax_text01": "minimax_text_01"}.get(family, family)
         assert model_type not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # should it appear, cover it here
         return
     model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -100,4 +120,4 @@ def test_transformers_still_opens_the_directory(imported: tuple[str, Package]) -
     ).eval()
     ids, logits = answer(family)
     with torch.no_grad():
-        assert np.abs(model(torch.from_numpy(ids)).logits.numpy() - logits).max() <= BOUND
+        assert np.abs(model(torch.from_numpy(ids)).logits.numpy() - logits).max() <= bound(family)

@@ -5,8 +5,10 @@ Rules:
   1. inputs are `input_ids` and `position_ids`, `[batch, seq]` i64, both dims symbolic; a head for speculation also has
      `hidden`, `[batch, seq, n]` f32;
   2. the others are pairs `past_key_values.N.key`, `past_key_values.N.value`, `[batch, kv_heads, past, head_dim]` f32;
-  3. outputs are `logits` and `present.N.key`, `present.N.value` for the same layers; a model with heads for speculation
-     also gives `hidden`, `[batch, seq, n]`, and a head `hidden_out`.
+     and `past_state.N.recurrent`, `past_state.N.conv`, `[batch, heads, key_dim, value_dim]` f32;
+  3. outputs are `logits` and, for the same layers, `present.N.key`, `present.N.value`, `present_state.N.recurrent`,
+     `present_state.N.conv`; a model with heads for speculation also gives `hidden`, `[batch, seq, n]`, and a head
+     `hidden_out`.
 Ensures: every graph input has `dims` with the symbols `batch`, `seq`, `past`.
 
 Names as onnxruntime-genai has them (design.md §3).
@@ -24,6 +26,7 @@ from datong.errors import CompileError
 
 PAST_NAME = re.compile(r"past_key_values\.(\d+)\.(key|value)\Z")
 PRESENT_NAME = re.compile(r"present\.(\d+)\.(key|value)\Z")
+STATE_NAME = re.compile(r"(past|present)_state\.(\d+)\.(recurrent|conv)\Z")
 HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
 WHERE = "compile"
 HINT = "docs/package says how a graph's inputs and outputs are named"
@@ -33,7 +36,7 @@ def run(graph: ir.Graph, root: Path) -> int:
     """Label the inputs. Raises CompileError that names the input or output that is wrong."""
     layers: set[tuple[str, str]] = set()
     for value in graph.inputs:
-        found = PAST_NAME.match(value.name or "")
+        found, state = PAST_NAME.match(value.name or ""), STATE_NAME.match(value.name or "")
         if value.name in ("input_ids", "position_ids"):
             _tokens(value)
         elif value.name == HIDDEN:
@@ -41,6 +44,9 @@ def run(graph: ir.Graph, root: Path) -> int:
         elif found:
             _past(value)
             layers.add((found[1], found[2]))
+        elif state:
+            _state(value)
+            layers.add((state[2], state[3]))
         else:
             raise CompileError(WHERE, f"input `{value.name}` should be input_ids, position_ids or a cache", HINT)
     have = [value.name for value in graph.inputs]
@@ -81,16 +87,27 @@ def _past(value: ir.Value) -> None:
     value.meta["dims"] = (BATCH, shape[1], PAST, shape[3])
 
 
+def _state(value: ir.Value) -> None:
+    shape = _shape(value)
+    if len(shape) != 4 or None in shape[1:] or shape[0] is not None:
+        raise CompileError(
+            WHERE, f"input `{value.name}` should be [batch, heads, key_dim, value_dim], it is {value.shape}", HINT
+        )
+    value.meta["dims"] = (BATCH, *shape[1:])
+
+
 def _outputs(graph: ir.Graph, layers: set[tuple[str, str]]) -> None:
     presents: set[tuple[str, str]] = set()
     for value in graph.outputs:
-        found = PRESENT_NAME.match(value.name or "")
+        found, state = PRESENT_NAME.match(value.name or ""), STATE_NAME.match(value.name or "")
         if found:
             presents.add((found[1], found[2]))
+        elif state:
+            presents.add((state[2], state[3]))
         elif value.name not in ("logits", HIDDEN, HIDDEN_OUT):
             raise CompileError(WHERE, f"output `{value.name}` should be logits, hidden or a cache", HINT)
     if "logits" not in [value.name for value in graph.outputs]:
         raise CompileError(WHERE, "the graph should have an output `logits`, it has none", HINT)
     if presents != layers:
         odd = sorted(f"{n}.{kind}" for n, kind in presents ^ layers)
-        raise CompileError(WHERE, f"every past_key_values input should have its present output, unpaired: {odd}", HINT)
+        raise CompileError(WHERE, f"every cache input should have its present output, unpaired: {odd}", HINT)

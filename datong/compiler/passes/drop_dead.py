@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from datong.compiler.draft import Draft
 from datong.compiler.partition import Placer
+from datong.spec.caches import CACHES_OF
 from datong.spec.program import Node
 
 
@@ -18,7 +19,7 @@ def run(draft: Draft, placer: Placer) -> int:
     wanted = set(draft.outputs)
     kept: list[Node] = []
     for node in reversed(draft.nodes):
-        if node.op == "attention" or wanted.intersection(node.outputs):
+        if node.op in CACHES_OF or wanted.intersection(node.outputs):
             wanted.update(node.inputs)
             kept.append(node)
     count = len(draft.nodes) - len(kept)

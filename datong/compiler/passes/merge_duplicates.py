@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from datong.compiler.draft import Draft
 from datong.compiler.partition import Placer
+from datong.spec.caches import CACHES_OF
 from datong.spec.program import Node
 
 
@@ -23,7 +24,7 @@ def run(draft: Draft, placer: Placer) -> int:
         inputs = tuple(names.get(name, name) for name in node.inputs)
         node = node if inputs == node.inputs else Node(node.op, node.name, inputs, node.outputs, node.attrs)
         key = (node.op, node.inputs, *sorted(node.attrs.items()))
-        first = seen.get(key) if node.op != "attention" and not made.intersection(node.outputs) else None
+        first = seen.get(key) if node.op not in CACHES_OF and not made.intersection(node.outputs) else None
         if first is None:
             seen[key] = node
             kept.append(node)

@@ -58,10 +58,11 @@ def take_caches(
 def _drop_caches(graph: ir.Graph, node: ir.Node, places: tuple[int, int]) -> None:
     for value in (*(node.inputs[i] for i in places), *node.outputs[1:3]):
         if value is not None:
-            _drop(graph, value)
+            drop(graph, value)
 
 
-def _drop(graph: ir.Graph, cache: ir.Value) -> None:
+def drop(graph: ir.Graph, cache: ir.Value) -> None:
+    """Make `cache` no input or output of the graph any more."""
     for values in (graph.inputs, graph.outputs):
         for i, value in enumerate(values):
             if value is cache:

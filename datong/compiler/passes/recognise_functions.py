@@ -1,10 +1,13 @@
-"""Calls of the functions that ONNX lacks are `glu`, `moe` and `attention`.
+"""Calls of the functions that ONNX lacks are operators: `glu`, `moe`, `attention`, and those with a state.
 
 Requires: inline_functions (what is left are functions of ours), bind_weights, bind_block_weights, infer_shapes.
 Rules:
   1. GLU(gate, up)  ->  glu;
   2. MoE(x, logits, gate, up, down, …), each stack of experts in a form of `_stack`  ->  moe;
   3. Attention(q, k, v, past_key, past_value, sinks, slopes), caches as recognise_attention wants them  ->  attention.
+  4. CausalConv, GatedDelta, LinearAttention, their last input `past_state.N.…` and their second output
+     `present_state.N.…` and nobody else's, their parameters weights or inline vectors  ->  causal_conv, gated_delta,
+     linear_attention, layer N.
 A stack [E, out, in] is: a plain initializer in a file (or its Cast); that, Transposed by [0, 2, 1] (swapped); or
 Reshape(Concat(E bound matrices [out, in], axis 0), [E, out, in]).
 Ensures: every such call left has a note.
@@ -12,14 +15,17 @@ Ensures: every such call left has a note.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from datong.compiler import match
+from datong.compiler.passes import recognise_state
 from datong.compiler.passes.recognise_attention import take_caches
-from datong.importer.functions import DOMAIN, KNOWN
+from datong.importer.body import DOMAIN
+from datong.importer.functions import KNOWN
 from datong.spec.program import Value
 
 STACKS = ("gate", "up", "down")
@@ -30,7 +36,7 @@ def run(graph: ir.Graph, root: Path) -> int:
     count = 0
     for node in graph:
         if node.domain == DOMAIN and node.op_type in KNOWN:
-            why = {"GLU": _glu, "MoE": _moe, "Attention": _attention}[node.op_type](graph, node)
+            why = RULES[node.op_type](graph, node)
             if why:
                 match.note(node, why)
             else:
@@ -113,3 +119,11 @@ def _attention(graph: ir.Graph, node: ir.Node) -> str:
         inputs.pop()
     match.replace(node, "attention", inputs, {"layer": layer, **attributes}, [node.outputs[0]])
     return ""
+
+
+RULES: dict[str, Callable[[ir.Graph, ir.Node], str]] = {
+    "GLU": _glu,
+    "MoE": _moe,
+    "Attention": _attention,
+    **recognise_state.RULES,
+}

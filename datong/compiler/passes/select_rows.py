@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from datong.compiler.draft import Draft
 from datong.compiler.partition import Placer
+from datong.spec.caches import CACHES_OF
 from datong.spec.program import ROWS, Node, Value
 
 
@@ -46,7 +47,7 @@ def run(draft: Draft, placer: Placer) -> int:
 def _needed_by_attention(draft: Draft) -> set[str]:
     """Names of the nodes that must run on all tokens, and of all that they depend on."""
     producers = draft.producers()
-    stack = [node for node in draft.nodes if node.op == "attention" or set(node.outputs) & set(draft.whole)]
+    stack = [node for node in draft.nodes if node.op in CACHES_OF or set(node.outputs) & set(draft.whole)]
     needed = {node.name for node in stack}
     while stack:
         for name in stack.pop().inputs:

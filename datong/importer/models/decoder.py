@@ -12,7 +12,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from datong.importer.config import Config
+from datong.importer.config import REQUIRED, Config
+from datong.importer.models.mixers import Delta, Lightning, Residual
 from datong.importer.rope import Rope
 from datong.importer.show import show
 from datong.spec.program import CacheSpec
@@ -115,6 +116,9 @@ class Layer:
     rope: int | None = 0  # which of Decoder.ropes; None: positions do not turn q and k
     glu: Glu = field(default_factory=Glu)
     experts: Experts | None = None
+    mixer: Delta | Lightning | None = None  # a state in the place of attention
+    attn_residual: Residual | None = None
+    mlp_residual: Residual | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class Decoder:
     mlp_bias: bool = False
     qk_norm: str = ""  # RMSNorm of q and k before rope: `head`, `whole` width, or `halves` of each head
     q_rank: int = 0  # width between q_in and q
+    q_gate: bool = False  # beside each head of q lies a gate on what attention gives
     latent: Latent | None = None  # q, k and v by way of narrow vectors
     interleaved: bool = False  # rope turns neighbours
     norm_offset: float = 0.0  # 1: norm weights are stored less 1
@@ -219,7 +224,11 @@ class Sizes:
 
 
 def read_sizes(
-    config: Config, kv_heads: int | None = None, head_dim: int | None = None, activation: str = "silu"
+    config: Config,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    activation: str = "silu",
+    inner: Any = REQUIRED,
 ) -> Sizes:
     """Read and check the common sizes; checks `hidden_act` on the way.
 
@@ -229,6 +238,7 @@ def read_sizes(
             Null always means that.
         activation: what `hidden_act` must be; empty: the family reads it.
         head_dim: the family's default where `head_dim` is absent; None: hidden / heads. Null always means that.
+        inner: the family's default where `intermediate_size` is absent.
 
     Raises:
         ConfigError: a size is missing, or they do not go together.
@@ -248,7 +258,7 @@ def read_sizes(
         raise config.error(f"`num_attention_heads` {heads} should be a multiple of `num_key_value_heads` {kv}")
     if head_dim % 2 or head_dim > MAX_HEAD_DIM:
         raise config.error(f"the size of a head should be even, for rope, and at most {MAX_HEAD_DIM}; it is {head_dim}")
-    inner, layers = config.integer("intermediate_size"), config.integer("num_hidden_layers", maximum=MAX_LAYERS)
+    inner, layers = config.integer("intermediate_size", inner), config.integer("num_hidden_layers", maximum=MAX_LAYERS)
     return Sizes(config.integer("vocab_size"), hidden, inner, layers, heads, kv, head_dim)
 
 

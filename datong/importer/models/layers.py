@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from datong.importer.config import Config
 from datong.importer.graph import I64, GraphBuilder
-from datong.importer.models import latent
+from datong.importer.models import latent, recurrent
 from datong.importer.models.decoder import Built, Decoder, Experts, Glu, Layer
+from datong.importer.models.mixers import Residual
 from datong.importer.weights import WeightMap
 
 Table = tuple[ir.Value, ir.Value]
@@ -30,6 +31,7 @@ def build(family: str, config: Config, decoder: Decoder, weights: WeightMap, hid
     if d.embed_scale:
         x = b.scale(x, d.embed_scale, "embed.scaled")
     for i, layer in enumerate(d.layers):
+        b.layer = i
         with b.scope(f"layers.{i}"):
             prefix, table = n.layer.format(i), None if layer.rope is None else tables[layer.rope]
             x = attention_block(b, d, layer, prefix, x, table)
@@ -65,34 +67,51 @@ def attention_block(
     n = d.names
     with b.scope("attn"):
         h = b.rms_norm(x, f"{prefix}{n.attn_norm}.weight", d.eps, "norm", d.norm_offset)
+        if layer.mixer is not None:
+            return _residual(b, layer.attn_residual, x, h, recurrent.mix(b, d, layer.mixer, prefix, h))
+        gate: ir.Value | None = None
         if d.latent is not None and table is not None:
             q, k, v = latent.qkv(b, d, d.latent, layer.heads, f"{prefix}{n.attn}", h, table)
         else:
-            q, k, v = _turned_qkv(b, d, layer, prefix, h, table)
+            q, k, v, gate = _turned_qkv(b, d, layer, prefix, h, table)
         y = b.attention(
             q, k, v, layer.heads, layer.kv_heads, layer.window, "attention",
             scale=d.attn_scale or None, sinks=f"{prefix}{n.attn}{n.sinks}" if n.sinks else "",
             slopes=np.array(d.slopes, np.float32) if d.slopes else None, bias=d.bias,
         )  # fmt: skip
         if n.gate_heads:
-            gate = b.linear(h, f"{prefix}{n.attn}{n.gate_heads}.weight", layer.heads, "gate_proj")
-            y = b.scale_groups(y, b.sigmoid(gate, "gate"), "gated")
+            per_head = b.linear(h, f"{prefix}{n.attn}{n.gate_heads}.weight", layer.heads, "gate_proj")
+            y = b.scale_groups(y, b.sigmoid(per_head, "gate"), "gated")
+        if gate is not None:
+            y = b.mul(y, b.sigmoid(gate, "gate"), "gated")
         y = _linear(b, f"{prefix}{n.attn}{n.o}", y, d.hidden, d.o_bias, "o_proj")
         if n.attn_out_norm:
             y = b.rms_norm(y, f"{prefix}{n.attn_out_norm}.weight", d.eps, "out_norm", d.norm_offset)
+        return _residual(b, layer.attn_residual, x, h, y)
+
+
+def _residual(b: GraphBuilder, scales: Residual | None, x: ir.Value, h: ir.Value, y: ir.Value) -> ir.Value:
+    """What a block adds its result y to: its input x, or its normed input h, both scaled."""
+    if scales is None:
         return b.add(x, y, "residual")
+    y = y if scales.beta == 1.0 else b.scale(y, scales.beta, "scaled")
+    return b.add(b.scale(h, scales.alpha, "carried"), y, "residual")
 
 
 def _turned_qkv(
     b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, h: ir.Value, table: Table | None
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    n = d.names
+) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | None]:
+    """Q, k, v, and the gate that lies beside q."""
+    n, gate = d.names, None
     q, k, v = _packed_qkv(b, d, layer, prefix, h) if n.qkv else _qkv(b, d, layer, prefix, h)
+    if d.q_gate:
+        dim = layer.head_dim
+        q, gate = b.slices(q, 2 * dim, [dim, dim], ["q", "q_gate"])
     q, k = (_qk_norm(b, d, layer, f"{prefix}{n.attn}", value, part) for value, part in ((q, "q"), (k, "k")))
     if table is not None:
         q = b.rope(q, table, layer.heads, "q_rope", d.interleaved)
         k = b.rope(k, table, layer.kv_heads, "k_rope", d.interleaved)
-    return q, k, v
+    return q, k, v, gate
 
 
 def _qk_norm(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, x: ir.Value, part: str) -> ir.Value:
@@ -115,7 +134,7 @@ def _qkv(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, h: ir.Value) ->
         narrow = b.linear(h, f"{prefix}{n.attn}{n.q_in}.weight", d.q_rank, "q_in")
         source = b.rms_norm(narrow, f"{prefix}{n.attn}{n.q_in_norm}.weight", d.eps, "q_in_norm", d.norm_offset)
     rows = (
-        (source, n.q, layer.heads, "q_proj"),
+        (source, n.q, layer.heads * (2 if d.q_gate else 1), "q_proj"),
         (h, n.k, layer.kv_heads, "k_proj"),
         (h, n.v, layer.kv_heads, "v_proj"),
     )
@@ -145,7 +164,7 @@ def mlp_block(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, x: ir.Valu
             y = _experts(b, d, layer.experts, prefix, h)
         if n.mlp_out_norm:
             y = b.rms_norm(y, f"{prefix}{n.mlp_out_norm}.weight", d.eps, "out_norm", d.norm_offset)
-        return b.add(x, y, "residual")
+        return _residual(b, layer.mlp_residual, x, h, y)
 
 
 def _mlp(b: GraphBuilder, d: Decoder, prefix: str, h: ir.Value, inner: int, glu: Glu) -> ir.Value:

@@ -89,6 +89,7 @@ def test_what_is_no_manifest(data: bytes, text: str) -> None:
         (("caches", 0, "layer"), 1, "should name each layer once"),
         (("caches", 0, "window"), 5, "of kind `window` has a window"),
         (("memory", "cache"), [], "`\\$.memory.cache` should be the sum"),
+        (("memory", "state_bytes"), 4, "`\\$.memory.state_bytes` should be the sum"),
         (("vocab_size",), 0, r"`int` >= 1 - at `\$.vocab_size`"),
         (
             ("goldens",),
