@@ -90,7 +90,7 @@ CORE = (
     Op("causal_conv", "core", ("x[T,C] f32", "weight[C,K] plain", "bias[C]? plain"), ("y[T,C] f32",),
        {"layer": "int, index of the cache", "kind": "str: none or silu"},
        "per sequence and channel: y[t] = act(bias + sum over j of weight[j] * x[t - (K-1) + j]), x before the sequence "
-       "is 0; the last K-1 inputs are the state", "function datong::CausalConv (Concat-13, Conv-22)"),
+       "is 0; the last K-1 inputs are the state", "function datong::CausalConv (Concat-13, Conv-22)", "linear"),
     Op("gated_delta", "core",
        ("q[T,Hk*Dk] f32", "k[T,Hk*Dk] f32", "v[T,Hv*Dv] f32", "a[T,Hv] f32", "b[T,Hv] f32", "a_log[Hv] plain",
         "dt_bias[Hv] plain"),

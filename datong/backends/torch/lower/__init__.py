@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from datong.backends.torch.builder import Builder, call
 from datong.backends.torch.fused import bindings_for
-from datong.backends.torch.lower import attention, elementwise, experts, linear, norm, rope, rows
+from datong.backends.torch.lower import attention, elementwise, experts, linear, norm, rope, rows, state
 from datong.backends.torch.target import Target
 from datong.spec.program import Node, Value
 
@@ -50,6 +50,11 @@ LOWER: dict[str, Lowering] = {
     "scale": Lowering(elementwise.scale, ("aten::mul",)),
     "scale_groups": Lowering(elementwise.scale_groups, ("aten::mul",)),
     "moe": Lowering(experts.moe, ("aten::matmul", "aten::sum", "aten::amax")),
+    "causal_conv": Lowering(state.causal_conv, ("aten::index_select", "aten::addcmul", "aten::cat")),
+    "gated_delta": Lowering(
+        state.gated_delta, ("aten::matmul", "aten::index_select", "aten::softplus", "aten::cumsum", "aten::exp")
+    ),
+    "linear_attention": Lowering(state.linear_attention, ("aten::matmul", "aten::index_select")),
     "slice": Lowering(elementwise.slice_, ("aten::reshape",)),
     "concat": Lowering(elementwise.concat, ("aten::cat",)),
 }
