@@ -1,10 +1,15 @@
-"""Datong beside llama.cpp on the same GGUF bits, the same threads, in one run, alternating.
+"""Datong beside the programs that people use, on the same GGUF bits, with the same threads, in one run, alternating.
 
-    python bench/compare.py MODEL.gguf [--peer-python path/to/python/with/llama_cpp] [--rounds 7] [--threads 2]
+    python bench/compare.py MODEL.gguf [MODEL.gguf …] [--peer-python PYTHON] [--rounds 7] [--threads 2]
 
-Each engine lives in its own process and is asked in turn, A B A B …; printed are medians, the spread (least to most)
-and the ratio of the medians. Nothing is installed. A CSV with machine, versions and commit goes into bench/results/.
+Each engine lives in its own process and is asked in turn, A B C, C B A …; printed are medians, the spread (least to
+most), the ratio of Datong's median to each peer's, and what share of the machine's limit (limits.py, measured in the
+same run) Datong's figure is. Peers: llama.cpp, OpenVINO GenAI, transformers; those that no given interpreter has are
+named and left out. Nothing is installed. CSV and plot, with machine, versions and commit, go into bench/results/;
+`--variants Q4_0 Q8_0 Q4_K` makes these of the first model by llama.cpp's own quantiser.
 """
+
+from __future__ import annotations
 
 import argparse
 import csv
@@ -15,12 +20,19 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import plot
+from limits import Limits, measure
+
 HERE = Path(__file__).resolve().parent
-PREFILL = (32, 128, 512)
-DECODE = (16, 512)
+PEERS = {"llama.cpp": ("llama_cpp", "llama_cpp_worker.py"), "openvino": ("openvino_genai", "openvino_worker.py"),
+         "transformers": ("transformers", "transformers_worker.py")}  # fmt: skip
+PREFILL, DECODE, SEQUENCES = (32, 128, 512, 2048), (16, 512, 4096), (1, 4, 16)
+CONTEXT = 4352  # tokens; the longest prompt and its answer
+LOWER_IS_BETTER = ("first token", "peak memory")
 
 
 @dataclass
@@ -33,28 +45,40 @@ class Worker:
     version: str = ""
 
     def __post_init__(self) -> None:
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         self.version = self._read()["ready"]
 
     def _read(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.name} ended early: {' '.join(self.command)}")
-        return json.loads(line)
+        for line in self.process.stdout:
+            if line.startswith("{"):  # some print banners
+                return json.loads(line)
+        sys.exit(f"{self.name} ended early: {' '.join(self.command)}")
 
-    def ask(self, **command: object) -> float:
+    def ask(self, **command: object) -> float | None:
+        """The answer; None: it cannot do this."""
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
         return self._read()["value"]
 
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
 
-def tasks(tokens: int) -> list[tuple[str, dict]]:
-    ids = [(i * 7919 + 13) % 40000 + 100 for i in range(2048)]  # any fixed, ordinary token ids
-    rows = [(f"prefill {n}", {"do": "prefill", "ids": ids[:n]}) for n in PREFILL]
-    return rows + [(f"decode at {n}", {"do": "decode", "ids": ids[:n], "tokens": tokens}) for n in DECODE]
+
+def tasks(tokens: int, context: int) -> list[tuple[str, dict]]:
+    """(name, command) of everything that is measured again and again."""
+    ids = [(i * 7919 + 13) % 40000 + 100 for i in range(max(*PREFILL, *DECODE))]  # any fixed, ordinary token ids
+    rows = [(f"prefill {n}", {"do": "prefill", "ids": ids[:n]}) for n in PREFILL if n <= context]
+    rows += [(f"decode at {n}", {"do": "decode", "ids": ids[:n], "tokens": tokens}) for n in DECODE if n <= context]
+    return rows + [
+        (f"{n} at once", {"do": "batch", "ids": ids[:16], "sequences": n, "tokens": tokens}) for n in SEQUENCES
+    ]
 
 
 def machine() -> str:
+    """Processor and cores."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return f"{line.split(':')[1].strip()}, {len(os.sched_getaffinity(0))} cores"
@@ -62,66 +86,162 @@ def machine() -> str:
 
 
 def commit() -> str:
+    """Of this tree."""
     answer = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True)
     return answer.stdout.strip() or "unknown"
 
 
-def measure(workers: list[Worker], rounds: int, tokens: int) -> dict[tuple[str, str], list[float]]:
-    results: dict[tuple[str, str], list[float]] = {}
-    for round_ in range(rounds + 1):  # the first is a warm-up
-        for task, command in tasks(tokens):
+def commands(model: Path, pythons: Sequence[str], threads: int, wanted: Sequence[str]) -> dict[str, list[str]]:
+    """Worker commands by name, Datong first; peers that no interpreter has are named on stderr."""
+    tail = [str(model), str(threads), str(CONTEXT)]
+    found = {"datong": [sys.executable, str(HERE / "peers/datong_worker.py"), *tail]}
+    for name, (module, worker) in PEERS.items():
+        if name not in wanted:
+            continue
+        check = f"import importlib.util as u, sys; sys.exit(u.find_spec('{module}') is None)"
+        have = next((p for p in pythons if subprocess.run([p, "-c", check], check=False).returncode == 0), None)
+        if have is None:
+            print(f"{name}: not installed for {', '.join(pythons)}, left out", file=sys.stderr)
+        else:
+            found[name] = [have, str(HERE / "peers" / worker), *tail]
+    return found
+
+
+def first_token(name: str, command: list[str], prompt: list[int]) -> tuple[float, float | None]:
+    """Seconds from starting the process to its first token, and its peak memory in MiB then."""
+    begin = time.perf_counter()
+    worker = Worker(name, command)
+    worker.ask(do="prefill", ids=prompt)
+    seconds = time.perf_counter() - begin
+    memory = worker.ask(do="memory")
+    worker.close()
+    return seconds, memory
+
+
+Results = dict[tuple[str, str], list[float]]
+
+
+def run(named: dict[str, list[str]], rounds: int, tokens: int, context: int) -> tuple[Results, dict[str, str]]:
+    """Everything, alternating; the first round warms up. Results by (task, engine), versions by engine."""
+    results: Results = {}
+    prompt = list(range(100, 132))
+    for round_ in range(min(rounds, 3) + 1):
+        for name, command in named.items():
+            seconds, _ = first_token(name, command, prompt)
+            if round_:
+                results.setdefault(("first token, cold, s", name), []).append(seconds)
+    workers = [Worker(name, command) for name, command in named.items()]
+    unable: set[tuple[str, str]] = set()
+    for round_ in range(rounds + 1):
+        for task, command in tasks(tokens, context):
             for worker in workers if round_ % 2 else workers[::-1]:
+                if (task, worker.name) in unable:
+                    continue
                 value = worker.ask(**command)
                 time.sleep(0.1)  # let the other's idle threads fall asleep
-                if round_:
+                if value is None:
+                    unable.add((task, worker.name))
+                elif round_:
                     results.setdefault((task, worker.name), []).append(value)
         print(f"round {round_}/{rounds}", file=sys.stderr)
     for worker in workers:
-        results["peak memory MiB", worker.name] = [worker.ask(do="memory")]
-    return results
+        results["peak memory MiB", worker.name] = [worker.ask(do="memory") or 0.0]
+        worker.close()
+    return results, {worker.name: worker.version for worker in workers}
+
+
+def share(task: str, median: float, model_bytes: int, parameters: int, limits: Limits) -> float | None:
+    """What part of the machine's limit this is: bytes of the weights per decoded token, operations per prompt token."""
+    if task.startswith("decode") and limits.stream_gb_s:
+        return median * model_bytes / (limits.stream_gb_s * 1e9)
+    if task.startswith("prefill") and limits.int8_gop_s:
+        return median * 2 * parameters / (limits.int8_gop_s * 1e9)
+    return None
+
+
+def table(results: Results, names: Sequence[str], sizes: tuple[int, int], limits: Limits) -> list[list[object]]:
+    """Rows of the CSV: task, engine, median, least, most, Datong's ratio to it (above 1: better), share of the limit."""
+    rows: list[list[object]] = []
+    for task in dict.fromkeys(task for task, _ in results):
+        own = statistics.median(results[task, "datong"])
+        for name in names:
+            values = results.get((task, name))
+            if not values:
+                continue
+            middle = statistics.median(values)
+            ratio = middle / own if task.startswith(LOWER_IS_BETTER) else own / middle
+            part = share(task, middle, *sizes, limits)
+            rows.append([task, name, round(middle, 3), round(min(values), 3), round(max(values), 3), round(ratio, 3),
+                         "" if part is None else round(part, 3)])  # fmt: skip
+    return rows
+
+
+def size_of(model: Path) -> tuple[int, int]:
+    """Bytes of the weights that a token reads, and their parameters, from the package that Datong makes of it."""
+    import datong
+
+    weights = datong.load(model, context=16).package.manifest.weights
+    return weights.bytes, weights.parameters
+
+
+def compare(model: Path, options: argparse.Namespace) -> None:
+    """One model: measure, print, write CSV and plot."""
+    sizes = size_of(model)
+    limits = measure(options.threads, max(32, sizes[0] >> 20))
+    named = commands(model, options.peer_python or [sys.executable], options.threads, options.peers)
+    results, versions = run(named, options.rounds, options.tokens, options.context)
+    words = f"python bench/compare.py {model.name} --rounds {options.rounds} --threads {options.threads}"
+    header = " | ".join([machine(), f"{options.threads} threads", model.name, *versions.values(), f"commit {commit()}",
+                         f"limits: {limits.stream_gb_s:.1f} GB/s, {limits.int8_gop_s:.0f} int8 GOP/s, "
+                         f"{limits.f32_gflop_s:.0f} f32 GFLOP/s", words])  # fmt: skip
+    rows = table(results, list(named), sizes, limits)
+    print(header)
+    print(f"{'task':<22}{'engine':<14}{'median':>10}{'least':>10}{'most':>10}{'datong is':>11}{'of limit':>10}")
+    for task, name, *numbers, ratio, part in rows:
+        text = "" if name == "datong" else f"{ratio:.2f} x"
+        limit = f"{part:.0%}" if isinstance(part, float) else ""
+        print(f"{task:<22}{name:<14}{numbers[0]:>10.2f}{numbers[1]:>10.2f}{numbers[2]:>10.2f}{text:>11}{limit:>10}")
+    target = HERE / "results" / f"compare-{model.stem}-{options.threads}t.csv"
+    with target.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([f"# {header}"])
+        writer.writerow(["task", "engine", "median", "least", "most", "ratio", "of limit"])
+        writer.writerows(rows)
+    plot.write(target.with_suffix(".svg"), rows, f"{model.stem}, {options.threads} threads")
+    print(f"written to {target.relative_to(HERE.parent)}", file=sys.stderr)
+
+
+def variants(model: Path, wanted: Sequence[str], pythons: Sequence[str]) -> list[Path]:
+    """The model in other formats, by llama.cpp's quantiser, beside this machine's other temporary files."""
+    made = []
+    for name in wanted:
+        target = Path(os.environ.get("TMPDIR", "/tmp")) / f"{model.stem.rsplit('.', 1)[0]}.{name}.gguf"
+        if not target.exists():
+            code = (
+                "import sys, llama_cpp as l\n"
+                "p = l.llama_model_quantize_default_params(); p.allow_requantize = True\n"
+                "p.ftype = {'Q4_0': 2, 'Q4_1': 3, 'Q8_0': 7, 'Q4_K': 15}[sys.argv[3]]\n"
+                "sys.exit(l.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), p))"
+            )
+            subprocess.run([pythons[0], "-c", code, str(model), str(target), name], check=True, capture_output=True)
+        made.append(target)
+    return made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--peer-python", default=sys.executable, help="an interpreter that has llama_cpp")
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL")
+    parser.add_argument("--peer-python", action="append", help="an interpreter that has peers; may be given again")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), help="of " + ", ".join(PEERS))
+    parser.add_argument("--variants", nargs="*", default=[], help="of Q4_0 Q4_1 Q8_0 Q4_K")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--context", type=int, default=max(DECODE), help="leave out tasks with longer prompts")
     options = parser.parse_args()
-    tail = [str(options.model), str(options.threads), "2048"]
-    ours = Worker("datong", [sys.executable, str(HERE / "peers/datong_worker.py"), *tail])
-    peer = Worker("llama.cpp", [options.peer_python, str(HERE / "peers/llama_cpp_worker.py"), *tail])
-    results = measure([ours, peer], options.rounds, options.tokens)
-
-    header = [
-        machine(),
-        f"{options.threads} threads",
-        options.model.name,
-        ours.version,
-        peer.version,
-        f"commit {commit()}",
-    ]
-    print(" | ".join(header))
-    print(f"{'task':<18}{'datong':>10}{'least':>9}{'most':>9}{'llama.cpp':>12}{'least':>9}{'most':>9}{'ratio':>8}")
-    rows = []
-    for task in dict.fromkeys(task for task, _ in results):
-        a, b = results[task, "datong"], results[task, "llama.cpp"]
-        row = [statistics.median(a), min(a), max(a), statistics.median(b), min(b), max(b)]
-        row.append(row[0] / row[3])
-        print(
-            f"{task:<18}{row[0]:>10.1f}{row[1]:>9.1f}{row[2]:>9.1f}{row[3]:>12.1f}{row[4]:>9.1f}{row[5]:>9.1f}{row[6]:>8.2f}"
-        )
-        rows.append([task, *(f"{x:.2f}" for x in row)])
-    target = HERE / "results" / f"compare-{options.model.stem}-{options.threads}t.csv"
-    with target.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            [f"# {' | '.join(header)}; python bench/compare.py {options.model.name} --rounds {options.rounds}"]
-        )
-        writer.writerow(["task", "datong", "least", "most", "llama.cpp", "least", "most", "ratio"])
-        writer.writerows(rows)
-    print(f"written to {target.relative_to(HERE.parent)}", file=sys.stderr)
+    pythons = options.peer_python or [sys.executable]
+    for model in [*options.models, *variants(options.models[0], options.variants, pythons)]:
+        compare(model, options)
 
 
 if __name__ == "__main__":

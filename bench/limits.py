@@ -1,0 +1,54 @@
+"""What this machine can do, as a yardstick for the others: memory streams, integer and float peaks.
+
+    python bench/limits.py [--threads 2] [--megabytes 256]
+
+Compiles limits.cpp with the system's C++ compiler; x86-64 only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent / "limits.cpp"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """GB/s of reading so many bytes, 10^9 int8 and f32 operations per second (a multiply-add counts two); 0: unknown."""
+
+    stream_gb_s: float = 0.0
+    int8_gop_s: float = 0.0
+    f32_gflop_s: float = 0.0
+
+
+def measure(threads: int, megabytes: int) -> Limits:
+    """Measure now; all zero where there is no compiler or no x86-64."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        return Limits()
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(directory) / "limits"
+        flags = ["-O3", "-march=native", "-std=c++20", "-pthread"]
+        built = subprocess.run([compiler, *flags, str(SOURCE), "-o", str(program)], capture_output=True, check=False)
+        if built.returncode:
+            return Limits()
+        answer = subprocess.run([program, str(threads), str(megabytes)], capture_output=True, check=True, text=True)
+    return Limits(**json.loads(answer.stdout))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--megabytes", type=int, default=256)
+    options = parser.parse_args()
+    print(measure(options.threads, options.megabytes))
+
+
+if __name__ == "__main__":
+    main()
