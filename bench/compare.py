@@ -160,7 +160,7 @@ def share(task: str, median: float, model_bytes: int, parameters: int, limits: L
 
 
 def table(results: Results, names: Sequence[str], sizes: tuple[int, int], limits: Limits) -> list[list[object]]:
-    """Rows of the CSV: task, engine, median, least, most, Datong's ratio to it (above 1: better), share of the limit."""
+    """Rows of the CSV: task, engine, median, least, most, Datong's ratio to it (above 1: better), share of limit."""
     rows: list[list[object]] = []
     for task in dict.fromkeys(task for task, _ in results):
         own = statistics.median(results[task, "datong"])

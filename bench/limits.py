@@ -20,7 +20,7 @@ SOURCE = Path(__file__).resolve().parent / "limits.cpp"
 
 @dataclass(frozen=True)
 class Limits:
-    """GB/s of reading so many bytes, 10^9 int8 and f32 operations per second (a multiply-add counts two); 0: unknown."""
+    """GB/s of reading so many bytes; 10^9 int8 and f32 operations per second, a multiply-add is two; 0: unknown."""
 
     stream_gb_s: float = 0.0
     int8_gop_s: float = 0.0
