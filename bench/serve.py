@@ -181,8 +181,9 @@ def throughput(options: argparse.Namespace) -> None:
 def save(options: argparse.Namespace, what: str, rows: list[dict]) -> None:
     path = HERE / "results" / f"serve-{what}-{Path(options.model).stem}-{options.threads}t.csv"
     with path.open("w", newline="") as file:
+        said = " ".join(Path(word).name for word in sys.argv[1:])  # paths are this machine's own business
         state = "quiet machine" if options.quiet else "busy machine: no claim"
-        file.write(f"# {machine()}; {options.threads} threads; {commit()}; {state}; {' '.join(sys.argv[1:])}\n")
+        file.write(f"# {machine()}; {options.threads} threads; {commit()}; {state}; {said}\n")
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
