@@ -24,6 +24,7 @@ from datong.server.gate import GONE, Gate
 from datong.server.hosts import Host, Hosts
 from datong.server.log import log_exception
 from datong.server.metrics import CONTENT_TYPE, Metrics
+from datong.server.responses import responses
 from datong.server.settings import Settings
 from datong.server.sse import ClientGone
 from datong.server.tokens import detokenize, tokenize
@@ -31,6 +32,7 @@ from datong.server.tokens import detokenize, tokenize
 ROUTES = (
     Route("/v1/chat/completions", chat, methods=["POST"]),
     Route("/v1/completions", completions, methods=["POST"]),
+    Route("/v1/responses", responses, methods=["POST"]),
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
 )

@@ -66,11 +66,12 @@ def _check(body: ChatRequest) -> None:
         raise unsupported("modalities", "modalities should be ['text']")
 
 
-class _Reader:
+class ChoiceReader:
     """One choice: its text taken apart, its calls numbered."""
 
-    def __init__(self, reader: DialogueReader, parallel: bool) -> None:
-        self._reader, self._parallel = reader, parallel
+    def __init__(self, prepared: Prepared, parallel: bool) -> None:
+        self._reader = DialogueReader(prepared.dialogue, prepared.tools, prepared.text)
+        self._parallel = parallel
         self.calls: list[ToolCall] = []
         self.reasoning_tokens = 0
 
@@ -106,10 +107,7 @@ class ChatAnswer:
         self._host, self._job, self._body = host, prepared.job, body
         self._tokenizer: Tokenizer = host.model.tokenizer
         parallel = body.parallel_tool_calls is not False
-        self._readers = [
-            _Reader(DialogueReader(prepared.dialogue, prepared.tools, prepared.text), parallel)
-            for _ in range(prepared.choices)
-        ]
+        self._readers = [ChoiceReader(prepared, parallel) for _ in range(prepared.choices)]
         self._id, self._created = new_id("chatcmpl"), int(time.time())
 
     def _usage(self) -> Usage:

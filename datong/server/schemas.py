@@ -94,6 +94,40 @@ class CompletionRequest(Sampling, kw_only=True):
     response_format: dict[str, Any] | None = None  # beyond OpenAI's: as for chat
 
 
+class ResponsesRequest(_Body):
+    """`POST /v1/responses`."""
+
+    model: str
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    max_output_tokens: Count | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    prompt: Any = None
+    background: bool | None = None
+    include: list[str] | None = None  # these have no effect here
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    truncation: Literal["disabled", "auto"] | None = None
+    user: str | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    # beyond OpenAI's
+    seed: int | None = None
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    timeout_s: Seconds | None = None
+
+
 class TokenizeRequest(_Body):
     """`POST /tokenize`; not OpenAI's. A text, or messages for the chat template."""
 
@@ -120,5 +154,6 @@ def chat_limit(body: ChatRequest) -> int | None:
 
 
 DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+    kind: msgspec.json.Decoder(kind)
+    for kind in (ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest, DetokenizeRequest)
 }

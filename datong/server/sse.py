@@ -29,15 +29,22 @@ def event(document: object) -> bytes:
     return b"data: " + msgspec.json.encode(document) + b"\n\n"
 
 
-async def guarded(events: AsyncIterator[bytes], fail: Callable[[BaseException], None]) -> AsyncIterator[bytes]:
-    """The events and `[DONE]`; an error becomes the last event, as the status is already on its way."""
+async def guarded(
+    events: AsyncIterator[bytes], fail: Callable[[BaseException], None], *, done: bool = True
+) -> AsyncIterator[bytes]:
+    """The events and, with `done`, `[DONE]`; an error becomes the last event, as the status is already on its way."""
     try:
         async for one in events:
             yield one
-        yield DONE
+        if done:
+            yield DONE
     except Exception as error:
         fail(error)
-        yield event(from_engine(error).body())
+        body = from_engine(error).body()
+        if done:
+            yield event(body)
+        else:  # the Responses API names its events
+            yield b"event: error\n" + event({"type": "error", "sequence_number": 0, **body["error"]})
 
 
 class EventStream(StreamingResponse):
