@@ -24,6 +24,7 @@ from datong.server.gate import GONE, Gate
 from datong.server.hosts import Host, Hosts
 from datong.server.log import log_exception
 from datong.server.metrics import CONTENT_TYPE, Metrics
+from datong.server.openapi import document
 from datong.server.responses import responses
 from datong.server.settings import Settings
 from datong.server.sse import ClientGone
@@ -60,6 +61,7 @@ def build(hosts: Sequence[Host], settings: Settings, keys: Keys) -> tuple[ASGIAp
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", metrics),
+        Route("/openapi.json", openapi),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=HANDLERS)
     return Gate(app, lambda: parts, keys), parts
@@ -144,6 +146,11 @@ async def ready(request: HttpRequest) -> Response:
     if parts.draining:
         return _json(Status("draining"), 503)
     return _json(Status("ready", [host.name for host in parts.hosts.all()]))
+
+
+async def openapi(_: HttpRequest) -> Response:
+    """`GET /openapi.json`."""
+    return Response(document(), media_type="application/json")
 
 
 async def metrics(request: HttpRequest) -> Response:
