@@ -148,9 +148,10 @@ async def ready(request: HttpRequest) -> Response:
     return _json(Status("ready", [host.name for host in parts.hosts.all()]))
 
 
-async def openapi(_: HttpRequest) -> Response:
+async def openapi(request: HttpRequest) -> Response:
     """`GET /openapi.json`."""
-    return Response(document(), media_type="application/json")
+    names = tuple(host.name for host in Context.of(request).parts.hosts.all())
+    return Response(document(names), media_type="application/json")
 
 
 async def metrics(request: HttpRequest) -> Response:

@@ -84,9 +84,9 @@ def draining() -> ApiError:
 
 
 def deadline(seconds: float) -> ApiError:
-    """504: nothing was generated in time. Another try would take as long, so the official client must not make one."""
+    """408: nothing was generated in time. Another try would take as long, so the official client must not make one."""
     text = f"No token was generated within `timeout_s` = {seconds:g} s; the work was dropped"
-    return ApiError(504, text, code="deadline_exceeded", param="timeout_s", headers={"x-should-retry": "false"})
+    return ApiError(408, text, code="deadline_exceeded", param="timeout_s", headers={"x-should-retry": "false"})
 
 
 def from_validation(error: Exception) -> ApiError:

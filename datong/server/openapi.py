@@ -17,12 +17,11 @@ ERRORS = {
     "400": "The request is wrong; `param` says where.",
     "401": "An API key is needed, or it is not known.",
     "404": "There is no such model.",
-    "408": "The body came too slowly.",
+    "408": "The body came too slowly, or the deadline passed before the first token.",
     "413": "The body is too large.",
     "429": "The queue is full; `Retry-After` says when to come again.",
     "500": "The server failed.",
     "503": "The server is going down.",
-    "504": "The deadline passed before the first token.",
 }
 _GET_ERRORS = ("401", "404", "500")
 
@@ -70,15 +69,19 @@ OPERATIONS = (
 
 
 @cache
-def document() -> bytes:
-    """OpenAPI 3.1."""
+def document(models: tuple[str, ...]) -> bytes:
+    """OpenAPI 3.1 of a server with these models."""
     kinds = [Error, *(kind for row in OPERATIONS for kind in (row.answer, row.body) if kind)]
     kinds = list(dict.fromkeys(kinds))
     references, components = msgspec.json.schema_components(kinds, ref_template=REF)
     reference = dict(zip(kinds, references, strict=True))
+    for schema in components.values():
+        asked = schema.get("properties", {}).get("model")
+        if asked == {"type": "string"}:
+            schema["properties"]["model"] = {"enum": [*models]}
     paths: Json = {}
     for row in OPERATIONS:
-        paths.setdefault(row.path, {})[row.method] = _operation(row, reference)
+        paths.setdefault(row.path, {})[row.method] = _operation(row, reference, models)
     found = {
         "openapi": "3.1.0",
         "info": {"title": "Datong", "version": __version__, "description": "The OpenAI API in front of packages."},
@@ -92,10 +95,10 @@ def document() -> bytes:
     return msgspec.json.encode(found)
 
 
-def _operation(row: Operation, reference: dict[type, Any]) -> Json:
+def _operation(row: Operation, reference: dict[type, Any], models: tuple[str, ...]) -> Json:
     content: Json = {"application/json": {"schema": reference[row.answer] if row.answer else {"type": "object"}}}
     if row.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     found: Json = {"summary": row.summary, "responses": {"200": {"description": "Done.", "content": content}}}
     for status in row.errors:
         schema = reference[row.answer] if row.path == "/ready" and row.answer else reference[Error]
@@ -106,5 +109,5 @@ def _operation(row: Operation, reference: dict[type, Any]) -> Json:
     if row.body is not None:
         found["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference[row.body]}}}
     if "{name}" in row.path:
-        found["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+        found["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"enum": [*models]}}]
     return found

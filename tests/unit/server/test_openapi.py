@@ -9,7 +9,7 @@ import jsonschema
 from datong.server.app import ROUTES
 from datong.server.openapi import document
 
-FOUND = json.loads(document())
+FOUND = json.loads(document(("tiny",)))
 
 
 def test_every_route_is_described() -> None:
@@ -17,6 +17,10 @@ def test_every_route_is_described() -> None:
     for route in ROUTES:
         for method in (route.methods or set()) - {"HEAD"}:
             assert (method, route.path) in described
+
+
+def test_the_models_are_named() -> None:
+    assert FOUND["components"]["schemas"]["ChatRequest"]["properties"]["model"] == {"enum": ["tiny"]}
 
 
 def test_every_reference_leads_somewhere() -> None:
