@@ -33,7 +33,14 @@ def build(work: Items[Work]) -> Step:
         block_tables[i, : len(table)] = table
         rows.append(np.arange(end - w.rows, end, dtype=np.int64))
     lens = np.array([w.sequence.computed + w.count for w in work], np.int64)
-    return Step(ids, positions, starts, lens, block_tables, np.concatenate(rows))
+    step = Step(ids, positions, starts, lens, block_tables, np.concatenate(rows))
+    if work[0].sequence.windows:
+        step.window_tables = np.full_like(block_tables, -1)
+        for i, w in enumerate(work):
+            step.window_tables[i, : len(w.sequence.blocks)] = _window_table(w.sequence)
+    if work[0].sequence.slot >= 0:
+        step.state_slots = np.array([w.sequence.slot for w in work], np.int32)
+    return step
 
 
 def _decode_one(s: Sequence) -> Step:
@@ -46,12 +53,28 @@ def _decode_one(s: Sequence) -> Step:
         np.array([position + 1], np.int64),
         _table(s)[None],
         _ROW,
+        _window_table(s)[None] if s.windows else None,
+        np.array([s.slot], np.int32) if s.slot >= 0 else None,
     )
 
 
 def _table(s: Sequence) -> np.ndarray:
     """Blocks of a sequence, [n] i32; made anew only when it grew (blocks are appended, or all dropped)."""
-    if s.table is None or len(s.table) != len(s.blocks):
-        s.table = np.array(s.blocks, np.int32)
-    table: np.ndarray = s.table
+    table: np.ndarray | None = s.table
+    if table is None or len(table) != len(s.blocks):
+        old = 0 if table is None or len(table) > len(s.blocks) else len(table)
+        made = np.empty(len(s.blocks), np.int32)
+        if table is not None:
+            made[:old] = table[:old]
+        made[old:] = s.blocks[old:]
+        s.table = table = made
+    return table
+
+
+def _window_table(s: Sequence) -> np.ndarray:
+    """Window blocks of a sequence, [n] i32 as long as `_table`, -1 where it has none."""
+    table: np.ndarray | None = s.window_table
+    if table is None or len(table) != len(s.blocks):
+        s.window_table = table = np.full(len(s.blocks), -1, np.int32)
+        table[s.first_window : s.first_window + len(s.windows)] = s.windows
     return table

@@ -14,7 +14,7 @@ tokens from the first on, without trusting a hash.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from datong.errors import OutOfBlocks
 
@@ -24,7 +24,11 @@ Key = tuple[int, tuple[int, ...]]  # (node of the parent block, tokens of this b
 
 
 class BlockPool:
-    """Blocks `0 … blocks - 1` of `block_size` tokens. `reuse=False` publishes nothing (state caches)."""
+    """Blocks `0 … blocks - 1` of `block_size` tokens.
+
+    reuse: False publishes nothing.
+    dropped: told of every node that is forgotten.
+    """
 
     def __init__(self, blocks: int, block_size: int, *, reuse: bool = True) -> None:
         self.blocks, self.block_size, self.reuse = blocks, block_size, reuse
@@ -34,6 +38,7 @@ class BlockPool:
         self._nodes: dict[Key, tuple[int, int]] = {}  # key -> (node, block)
         self._key_of: dict[int, Key] = {}
         self._next_node = ROOT + 1
+        self.dropped: list[Callable[[int], None]] = []
 
     @property
     def available(self) -> int:
@@ -55,7 +60,7 @@ class BlockPool:
             block = self._free.pop()
         elif self._idle:
             block, _ = self._idle.popitem(last=False)
-            del self._nodes[self._key_of.pop(block)]
+            self._forget(block)
         else:
             raise OutOfBlocks(
                 "cache",
@@ -111,6 +116,11 @@ class BlockPool:
     def forget(self) -> None:
         """Drop every idle block's content, as after a device error."""
         for block in self._idle:
-            del self._nodes[self._key_of.pop(block)]
+            self._forget(block)
         self._free.extend(self._idle)
         self._idle.clear()
+
+    def _forget(self, block: int) -> None:
+        node, _ = self._nodes.pop(self._key_of.pop(block))
+        for told in self.dropped:
+            told(node)

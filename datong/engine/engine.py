@@ -18,13 +18,12 @@ from datong.engine.request import Request, Score
 from datong.engine.results import Chunk
 from datong.engine.runner import Runner
 from datong.engine.scheduler import Scheduler, Work
+from datong.engine.states import StatePool
+from datong.engine.windows import WindowPool
 from datong.errors import Cancelled, ContextOverflow, DeviceError, InvalidRequest
 
 if TYPE_CHECKING:
     from datong.engine.speculation import Guesser
-
-# Kinds of cache whose content depends on the tokens in its blocks alone, so that full blocks can be shared.
-SHARED_KINDS = frozenset({"full", "window"})
 
 
 class Engine:
@@ -50,9 +49,17 @@ class Engine:
         self.runner = runner
         self.vocab = runner.program.vocab_size
         self.context = min(context, runner.blocks * runner.block_size)
-        kinds = {cache.kind for part in runner.program.parts for cache in part.caches}
-        self.pool = BlockPool(runner.blocks, runner.block_size, reuse=kinds <= SHARED_KINDS)
-        self.scheduler = Scheduler(self.pool, max_tokens=max_tokens, max_rows=max_rows)
+        self.pool = BlockPool(runner.blocks, runner.block_size)
+        self.windows = WindowPool(runner.window_blocks, runner.block_size, runner.window) if runner.window else None
+        self.states = StatePool(runner.states) if runner.states else None
+        self.scheduler = Scheduler(
+            self.pool,
+            max_tokens=min(max_tokens, runner.step_tokens),
+            max_rows=max_rows,
+            max_sequences=runner.sequences,
+            windows=self.windows,
+            states=self.states,
+        )
         self.guesser = guesser
         self.lock = RLock()
 
@@ -133,6 +140,8 @@ class Engine:
         if not work:
             return False
         try:
+            if self.states is not None and self.states.copies:
+                self._copy_states(self.states)
             step = batch.build(work)
             logits = self.runner.run(step)
             row, done = 0, []
@@ -145,6 +154,11 @@ class Engine:
             self._abandon(work, error)
             raise
         return True
+
+    def _copy_states(self, states: StatePool) -> None:
+        for source, target in states.copies:
+            self.runner.copy_state(source, target)
+        states.copies.clear()
 
     def _take(self, work: Work, logits: np.ndarray) -> int:
         """Hand out the rows; returns how many of the work's tokens counted.
@@ -188,4 +202,6 @@ class Engine:
                 w.sequence.owner.error = w.sequence.owner.error or error
             self.scheduler.remove(w.sequence)
         if isinstance(error, Exception):
-            self.pool.forget()
+            for pool in (self.pool, self.windows, self.states):
+                if pool is not None:
+                    pool.forget()

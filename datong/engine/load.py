@@ -107,7 +107,7 @@ def load(
         warnings.warn(f"{sentence}; `strict` refuses that", FallbackWarning, stacklevel=2)
     offered = {"threads": env.threads(), "isa": env.isa(), "max_tokens": step, "max_rows": step_rows}
     settings = {name: str(value) for name, value in offered.items() if value is not None} | asked
-    runner = Runner(program, devices.backends, cache, settings)
+    runner = Runner(program, devices.backends, cache, settings, sequences=max(1, step_rows // 2), step_tokens=step)
     give_back()  # of the importer and the compiler the first time, and of the plan's text
     _tell_elsewhere(runner.placement(), strict)
     guesser = _guesser(speculate, package, runner, devices, settings, strict) if speculate else None
@@ -136,7 +136,7 @@ def _guesser(
     for head in package.manifest.speculation:
         program = cached_program(package, devices.backends, strict=strict, graph=head.graph)
         size = runner.block_size
-        heads.append(Runner(program, devices.backends, runner.blocks * size, settings, size))
+        heads.append(Runner(program, devices.backends, runner.blocks * size, settings, size, windows=False))
     return Heads(runner, heads)
 
 

@@ -1,7 +1,8 @@
 """A program on its devices: the executables of its parts, one paged cache each, and one `run` through all of them.
 
-Blocks are numbered alike for all parts. Where parts want blocks of different sizes, a logical block holds the least
-common multiple of tokens, and its number is spread over the part's own smaller blocks.
+Blocks are numbered alike for all parts, and so are window blocks and state slots. Where parts want blocks of different
+sizes, a logical block holds the least common multiple of tokens, and its number is spread over the part's own smaller
+blocks.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from datong.engine.windows import enough
 from datong.errors import BackendMissing, DeviceError
 from datong.spec.backend import Backend, Cache, Executable, Placed, option_names
-from datong.spec.program import Part, Program, Step
+from datong.spec.caches import cache_bytes, state_bytes
+from datong.spec.program import STATE_KINDS, Part, Program, Step
 
 OF_STEP = frozenset({"ids", "positions", "rows"})
 MAX_BLOCK = 4096  # tokens of a logical block; larger ones waste the cache of every short sequence
+STATES = 8  # sequences with states that can always run at once …
+STATE_TOKENS = 1024  # … and one more for each so many tokens of the cache: states of a large model are 10-100 MB each
 
 
 @dataclass
@@ -29,6 +34,7 @@ class _Stage:
     cache: Cache | None
     inputs: tuple[str, ...]  # from earlier parts
     spread: int = 1  # own blocks per logical block
+    windows: str = ""  # own: it has window blocks; only: all its blocks are; "": it takes no window blocks
 
 
 class Runner:
@@ -40,6 +46,9 @@ class Runner:
         tokens: tokens that the caches hold, rounded up to whole blocks.
         options: for `Backend.compile`; see spec/backend.py. Each backend is given those that it knows.
         block_size: tokens of a logical block, where another runner has chosen it.
+        sequences: that may run at once, at most; fewer where states make them costly.
+        step_tokens: of one step, at most.
+        windows: may windows have blocks of their own?
 
     Raises:
         BackendMissing, Unsupported, DeviceError.
@@ -52,6 +61,10 @@ class Runner:
         tokens: int,
         options: Mapping[str, str] | None = None,
         block_size: int | None = None,
+        *,
+        sequences: int = 64,
+        step_tokens: int = 512,
+        windows: bool = True,
     ) -> None:
         self.program = program
         by_name = {backend.name: backend for backend in backends}
@@ -60,10 +73,13 @@ class Runner:
         if self.block_size % self._common_block():
             raise DeviceError("cache", f"blocks of {block_size} tokens should hold those of {self._common_block()}")
         self.blocks = -(-max(1, tokens) // self.block_size)
+        self.step_tokens, self.sequences = step_tokens, sequences
+        self._size_states()
+        self._size_windows(windows)
         for stage in self._stages:
             if stage.cache is not None:
                 stage.spread = self.block_size // stage.cache.layout.block_size
-                stage.cache = stage.executable.create_cache(self.blocks * stage.spread)
+                stage.cache = self._create(stage)
         self._logits = _logits_name(program)
         self.watch: Callable[[Mapping[str, np.ndarray]], None] | None = None  # told the outputs of each part
 
@@ -83,7 +99,7 @@ class Runner:
         values: dict[str, np.ndarray] = dict(given or {})
         for stage in self._stages:
             given = {name: values[name] for name in stage.inputs}
-            own = step if stage.spread == 1 else _spread(step, stage.spread)
+            own = _own(step, stage)
             outputs = stage.executable.run(own, stage.cache, given)
             if self.watch is not None:
                 self.watch(outputs)
@@ -103,9 +119,51 @@ class Runner:
         for stage in self._stages:
             for use, size in stage.executable.memory().items():
                 total[use] = total.get(use, 0) + size
-        caches = [stage.cache for stage in self._stages if stage.cache is not None]
-        total["cache"] = sum(cache.blocks * cache.layout.bytes_per_block for cache in caches)
+        total["cache"] = sum(self._cache_bytes(stage) for stage in self._stages)
         return total
+
+    def copy_state(self, source: int, target: int) -> None:
+        """Copy one state slot in all parts. Raises DeviceError."""
+        for stage in self._stages:
+            if stage.cache is not None and state_bytes(stage.part.caches):
+                stage.cache.copy_state(source, target)
+
+    def _cache_bytes(self, stage: _Stage) -> int:
+        if stage.cache is None:
+            return 0
+        own = self.window_blocks * stage.spread if stage.windows == "own" else 0
+        return cache_bytes(stage.cache.layout, stage.cache.blocks, own, self.states)
+
+    def _size_states(self) -> None:
+        """`states`: slots, half of them for snapshots; 0: there are no states."""
+        self.states = 0
+        if any(state_bytes(part.caches) for part in self.program.parts):
+            cached = self.blocks * self.block_size
+            self.sequences = min(self.sequences, max(STATES, cached // STATE_TOKENS), self.blocks)
+            self.states = 2 * self.sequences
+
+    def _size_windows(self, wanted: bool) -> None:
+        """`window`: the longest of those with blocks of their own, `window_blocks`; 0: all share `blocks`."""
+        self.window = self.window_blocks = 0
+        for stage in self._stages if wanted else ():
+            kinds = {spec.kind for spec in stage.part.caches} - STATE_KINDS
+            if stage.cache is not None and "window" in kinds:
+                knows = stage.cache.layout.bytes_per_window_block > 0
+                stage.windows = "own" if knows else "only" if kinds == {"window"} else ""
+        window = max((s.window for stage in self._stages if stage.windows for s in stage.part.caches), default=0)
+        blocks = enough(self.sequences, window, self.step_tokens, self.block_size)
+        if window and blocks < self.blocks:
+            self.window, self.window_blocks = window, blocks
+        else:  # nothing to be saved
+            for stage in self._stages:
+                stage.windows = ""
+
+    def _create(self, stage: _Stage) -> Cache:
+        states = self.states if state_bytes(stage.part.caches) else 0
+        if stage.windows == "only":
+            return stage.executable.create_cache(self.window_blocks * stage.spread, 0, states)
+        windows = self.window_blocks * stage.spread if stage.windows else 0
+        return stage.executable.create_cache(self.blocks * stage.spread, windows, states)
 
     def _common_block(self) -> int:
         sizes = [stage.cache.layout.block_size for stage in self._stages if stage.cache is not None]
@@ -132,12 +190,27 @@ def _open(part: Part, backends: Mapping[str, Backend], package: str, options: Ma
     return _Stage(part, executable, cache, tuple(name for name in part.inputs if name not in OF_STEP))
 
 
-def _spread(step: Step, count: int) -> Step:
-    """The step with each logical block replaced by its `count` own blocks; -1 stays -1."""
-    tables = step.block_tables
+def _own(step: Step, stage: _Stage) -> Step:
+    """The step as one part has it: its own blocks, windows where it looks for them, slots if it has states."""
+    windows = step.window_tables
+    if windows is not None and stage.windows != "own":
+        tables = windows if stage.windows == "only" else step.block_tables
+        step = replace(step, block_tables=tables, window_tables=None)
+    if stage.spread == 1:
+        return step
+    windows = step.window_tables
+    return replace(
+        step,
+        block_tables=_spread(step.block_tables, stage.spread),
+        window_tables=None if windows is None else _spread(windows, stage.spread),
+    )
+
+
+def _spread(tables: np.ndarray, count: int) -> np.ndarray:
+    """Each logical block replaced by its `count` own blocks; -1 stays -1."""
     own = tables[:, :, None] * count + np.arange(count, dtype=np.int32)
     own[tables < 0] = -1
-    return replace(step, block_tables=np.ascontiguousarray(own.reshape(len(tables), -1), np.int32))
+    return np.ascontiguousarray(own.reshape(len(tables), -1), np.int32)
 
 
 def _logits_name(program: Program) -> str:

@@ -9,6 +9,10 @@ Rules of one step, in this order:
 3. Waiting sequences are admitted in order of arrival while there are blocks for all their tokens and one block more per
    running sequence, so that admission does not at once cause a preemption.
 
+Window blocks follow the tokens of each step, and every running sequence has a state slot, where the program has such
+caches; both pools are large enough for all that can run. A prompt is cut once more at its last full block border, where
+a snapshot of the state is kept. What a new prompt can take over ends where all three pools still know it.
+
 At most half of `max_tokens` and of `max_rows` can go to decodes, so prompts always advance; the oldest sequence is
 never preempted for a younger one, so everything ends.
 """
@@ -20,6 +24,8 @@ from dataclasses import dataclass
 
 from datong.engine.blocks import ROOT, BlockPool
 from datong.engine.sequence import Sequence, State
+from datong.engine.states import StatePool
+from datong.engine.windows import WindowPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +39,21 @@ class Work:
 
 
 class Scheduler:
-    """Continuous batching over one block pool."""
+    """Continuous batching over one block pool, and those of the other kinds of cache; None: the program has none."""
 
-    def __init__(self, pool: BlockPool, *, max_tokens: int = 512, max_rows: int = 64, max_sequences: int = 64) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_tokens: int = 512,
+        max_rows: int = 64,
+        max_sequences: int = 64,
+        windows: WindowPool | None = None,
+        states: StatePool | None = None,
+    ) -> None:
         self.pool, self.max_tokens, self.max_rows = pool, max_tokens, max_rows
+        self.windows, self.states = windows, states
+        pool.dropped += [other.drop for other in (windows, states) if other is not None]
         self.max_sequences = max(1, min(max_sequences, max_tokens // 2, max_rows // 2))
         self.waiting: list[Sequence] = []  # by arrival
         self.running: list[Sequence] = []  # by arrival
@@ -66,6 +83,9 @@ class Scheduler:
         rows = self.max_rows - sum(w.rows for w in work)
         tokens, rows = self._prefills([s for s in self.running if s.pending > 1 or s.score], work, tokens, rows)
         self._prefills(self._admit(tokens), work, tokens, rows)
+        if self.windows is not None:
+            for w in work:
+                self._look_ahead(w, self.windows)
         return work
 
     def advance(self, work: Work, count: int | None = None) -> None:
@@ -80,8 +100,44 @@ class Scheduler:
         while pool.reuse and (done + 1) * size <= sequence.computed:
             parent = sequence.chain[-1] if sequence.chain else ROOT
             tokens = sequence.tokens[done * size : (done + 1) * size]
-            sequence.chain.append(pool.publish(parent, tokens, sequence.blocks[done]))
+            node = pool.publish(parent, tokens, sequence.blocks[done])
+            sequence.chain.append(node)
+            if self.windows is not None and done >= sequence.first_window:
+                self.windows.publish(node, sequence.windows[done - sequence.first_window])
             done += 1
+        if self.windows is not None:
+            self._trim(sequence, self.windows)
+        if self.states is not None and sequence.computed == self._border(sequence) and sequence.chain:
+            self.states.snapshot(sequence.chain[-1], sequence.slot)
+
+    def _border(self, sequence: Sequence) -> int:
+        """Where a prompt is cut for a snapshot: its last full block border before its last token; 0: nowhere."""
+        if sequence.score or not self.pool.reuse:
+            return 0
+        return (sequence.prompt_len - 1) // self.pool.block_size * self.pool.block_size
+
+    def _look_ahead(self, work: Work, windows: WindowPool) -> None:
+        """Window blocks for the new tokens."""
+        sequence = work.sequence
+        have = sequence.first_window + len(sequence.windows)
+        needed = self.pool.needed(sequence.computed + work.count)
+        if needed > have:
+            sequence.windows += [windows.take() for _ in range(needed - have)]
+            sequence.window_table = None
+
+    def _trim(self, sequence: Sequence, windows: WindowPool) -> None:
+        """Give back the window blocks that no later token sees, and those of guesses that were wrong."""
+        over = sequence.first_window + len(sequence.windows) - self.pool.needed(sequence.computed + 1)
+        if over > 0:
+            windows.release(sequence.windows[-over:])
+            del sequence.windows[-over:]
+            sequence.window_table = None
+        gone = min(windows.first(sequence.computed) - sequence.first_window, len(sequence.windows))
+        if gone > 0:
+            windows.release(sequence.windows[:gone])
+            del sequence.windows[:gone]
+            sequence.first_window += gone
+            sequence.window_table = None
 
     def _decodes(self, work: list[Work]) -> None:
         """Rule 1. Guesses are taken along where they cost nobody else a token, a row or a block."""
@@ -126,6 +182,8 @@ class Scheduler:
         """Rules 2 and 3: give each an equal share of the remaining tokens; what one leaves goes to the next."""
         for left, sequence in zip(range(len(sequences), 0, -1), sequences, strict=True):
             count = min(-(-tokens // left), sequence.pending)
+            if self.states is not None and sequence.computed < (border := self._border(sequence)):
+                count = min(count, border - sequence.computed)
             wanted = 0
             if sequence.score:
                 skip = max(0, sequence.scored - sequence.computed)  # computed again after a preemption
@@ -146,7 +204,7 @@ class Scheduler:
             sequence = self.waiting[0]
             blocks: list[int] = []
             if not sequence.score:  # the last token must run, its logits are wanted
-                blocks, sequence.chain = self.pool.match(sequence.tokens, len(sequence.tokens) - 1)
+                blocks, sequence.chain = self._match(sequence.tokens)
             missing = self.pool.needed(len(sequence.tokens)) - len(blocks)
             if missing + len(self.running) > self.pool.available:
                 self.pool.release(blocks)
@@ -155,6 +213,10 @@ class Scheduler:
             del self.waiting[0]
             sequence.blocks = blocks + [self.pool.take() for _ in range(missing)]
             sequence.computed = len(sequence.chain) * self.pool.block_size
+            if self.windows is not None:
+                sequence.first_window, sequence.windows = self.windows.hold(sequence.chain)
+            if self.states is not None:
+                sequence.slot = self.states.resume(sequence.chain)
             if sequence.cached < 0:
                 sequence.cached = sequence.computed
             sequence.state = State.RUNNING
@@ -162,6 +224,21 @@ class Scheduler:
             admitted.append(sequence)
         return admitted
 
+    def _match(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+        """Hold the blocks of the longest beginning of `tokens` that every pool knows: blocks and nodes."""
+        blocks, chain = self.pool.match(tokens, len(tokens) - 1)
+        known = len(chain)
+        others = [pool for pool in (self.windows, self.states) if pool is not None]
+        while known and not all(pool.covers(chain[:known]) for pool in others):
+            known -= 1
+        self.pool.release(blocks[known:])
+        return blocks[:known], chain[:known]
+
     def _drop_blocks(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
+        if self.windows is not None:
+            self.windows.release(reversed(sequence.windows))
+        if self.states is not None and sequence.slot >= 0:
+            self.states.release(sequence.slot)
         sequence.blocks, sequence.chain, sequence.table = [], [], None
+        sequence.windows, sequence.first_window, sequence.window_table, sequence.slot = [], 0, None, -1

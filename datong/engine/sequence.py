@@ -34,7 +34,11 @@ class Sequence:
     guesses: list[int] = field(default_factory=list)  # of the next tokens, for the next step; see speculation.py
     state: State = State.WAITING
     arrival: int = -1  # set by the scheduler
+    windows: list[int] = field(default_factory=list)  # window blocks, from block number `first_window` on
+    first_window: int = 0
+    slot: int = -1  # of its states; -1: it has none
     table: Any = None  # the batch builder's copy of `blocks`
+    window_table: Any = None  # and of `windows`; None: they have changed
     owner: Any = None  # the engine's request
 
     def __post_init__(self) -> None:

@@ -78,14 +78,23 @@ def exact_tokenizers() -> dict[str, Tokenizer]:
 
 
 class NullCache:
-    """Slots that hold token ids instead of keys and values."""
+    """Slots that hold token ids instead of keys and values, and states that hold all tokens before."""
 
-    def __init__(self, blocks: int, block_size: int) -> None:
-        self.blocks, self.layout = blocks, CacheLayout(block_size, "f32", block_size * 8)
+    def __init__(self, blocks: int, block_size: int, windows: int, states: int, kinds: frozenset[str]) -> None:
+        per = {kind: 8 * (kind in kinds) for kind in ("full", "window", "recurrent")}
+        self.blocks, self.layout = (
+            blocks,
+            CacheLayout(block_size, "f32", block_size * per["full"], block_size * per["window"], per["recurrent"]),
+        )
         self.slots = np.full((blocks, block_size), -1, np.int64)
+        self.windows = np.full((windows, block_size), -1, np.int64) if windows else self.slots
+        self.states: list[tuple[int, ...]] = [(-1,)] * states
 
     def copy_block(self, source: int, target: int) -> None:
         self.slots[target] = self.slots[source]
+
+    def copy_state(self, source: int, target: int) -> None:
+        self.states[target] = self.states[source]
 
 
 class NullExecutable:
@@ -94,14 +103,17 @@ class NullExecutable:
     So a wrong block, a stale block or a wrong position changes the answer.
     """
 
-    def __init__(self, vocab: int, block_size: int) -> None:
+    def __init__(self, vocab: int, block_size: int, specs: tuple[CacheSpec, ...] = ()) -> None:
         self.vocab, self.block_size = vocab, block_size
+        self.kinds = frozenset(spec.kind for spec in specs)
+        self.window = max((spec.window for spec in specs), default=0)
         self.steps: list[Step] = []
         self.fail_at = -1  # number of the step that raises
         self.poison = -1  # a context that holds this token gives NaN
 
-    def create_cache(self, blocks: int) -> NullCache:
-        return NullCache(blocks, self.block_size)
+    def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0) -> NullCache:
+        self.cache = NullCache(blocks, self.block_size, window_blocks, states, self.kinds)
+        return self.cache
 
     def run(self, step: Step, cache: NullCache, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.steps.append(step)
@@ -115,10 +127,29 @@ class NullExecutable:
                 position = int(length - (end - t))
                 assert step.positions[t] == position
                 cache.slots[step.block_tables[s, position // self.block_size], position % self.block_size] = step.ids[t]
+                context = cache.slots[step.block_tables[s, : position // self.block_size + 1]].ravel()
+                context = context[: position + 1].tolist()
+                if t in rows or len(self.kinds) > 1 or self.window:
+                    self.check_window(step, s, cache, position, context)
+                if "recurrent" in self.kinds:
+                    slot = int(step.state_slots[s])
+                    cache.states[slot] = (*(cache.states[slot] if position else ()), int(step.ids[t]))
+                    assert cache.states[slot] == tuple(context), "the state is not that of the tokens before"
                 if t in rows:
-                    context = cache.slots[step.block_tables[s, : position // self.block_size + 1]].ravel()
-                    logits[rows[t]] = self.logits_of(context[: position + 1].tolist())
+                    logits[rows[t]] = self.logits_of(context)
         return {"logits": logits}
+
+    def check_window(self, step: Step, s: int, cache: NullCache, position: int, context: list[int]) -> None:
+        """Write the newest token, and find the window's others as they were written."""
+        if "window" not in self.kinds or not self.window:
+            return
+        tables = step.block_tables if step.window_tables is None else step.window_tables
+        places = np.arange(max(0, position - self.window + 1), position + 1)
+        blocks = tables[s, places // self.block_size]
+        assert (blocks >= 0).all(), "a block that the window sees was given back"
+        cache.windows[blocks[-1], position % self.block_size] = context[-1]
+        seen = cache.windows[blocks, places % self.block_size]
+        assert seen.tolist() == context[-len(seen) :], "the window holds other tokens"
 
     def logits_of(self, context: list[int]) -> np.ndarray:
         assert min(context) >= 0, "a slot that was never written is read"
@@ -145,8 +176,9 @@ class NullBackend:
         return self.executable
 
 
-def null_part(name: str = "null", kind: str = "full") -> Part:
-    return Part(name, {}, (), ("ids", "positions", "rows"), ("logits",), (CacheSpec(0, kind, 1, 1, 1),))
+def null_part(name: str = "null", kinds: tuple[str, ...] = ("full",), window: int = 0) -> Part:
+    specs = tuple(CacheSpec(i, kind, 1, 1, 1, window if kind == "window" else 0) for i, kind in enumerate(kinds))
+    return Part(name, {}, (), ("ids", "positions", "rows"), ("logits",), specs)
 
 
 @pytest.fixture
@@ -154,11 +186,20 @@ def make_engine():
     """`make_engine(tokens=…)` -> Engine over a NullExecutable (`engine.null`)."""
 
     def make(
-        tokens: int = 64, *, block_size: int = 4, vocab: int = 340, context: int = 10**6, kind: str = "full", **sizes
+        tokens: int = 64,
+        *,
+        block_size: int = 4,
+        vocab: int = 340,
+        context: int = 10**6,
+        kinds: tuple[str, ...] = ("full",),
+        window: int = 0,
+        runner: Mapping[str, int] | None = None,
+        **sizes,
     ):
-        executable = NullExecutable(vocab, block_size)
-        program = Program("", (null_part(kind=kind),), vocab, 4096)
-        engine = Engine(Runner(program, [NullBackend(executable)], tokens), context, **sizes)
+        part = null_part(kinds=kinds, window=window)
+        executable = NullExecutable(vocab, block_size, part.caches)
+        program = Program("", (part,), vocab, 4096)
+        engine = Engine(Runner(program, [NullBackend(executable)], tokens, **(runner or {})), context, **sizes)
         engine.null = executable
         return engine
 

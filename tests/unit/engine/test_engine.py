@@ -75,14 +75,6 @@ def test_a_second_turn_computes_only_what_is_new(make_engine):
     assert len(engine.null.steps[0].ids) == 3
 
 
-def test_state_caches_are_not_shared(make_engine):
-    engine = make_engine(kind="recurrent")
-    for _ in range(2):
-        request = ask(list(range(20)), 3)
-        run(engine, request)
-        assert request.result.cached_tokens == 0
-
-
 def test_closing_the_iterator_returns_the_blocks(make_engine):
     engine = make_engine()
     request = ask([1, 2, 3], 50)

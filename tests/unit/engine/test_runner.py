@@ -24,7 +24,7 @@ class Stage:
         self.options = dict(options)
         return self
 
-    def create_cache(self, blocks: int):
+    def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0):
         cache = type(
             "Cache", (), {"blocks": blocks, "layout": CacheLayout(self.block_size, "f32", 10 * self.block_size)}
         )()
