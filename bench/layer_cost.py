@@ -287,7 +287,7 @@ def prompt(run: int, count: int) -> list[int]:
 
 
 def prefill_times(root: Path, threads: int, step: int) -> tuple[list[float], list[float]]:
-    """Seconds, and the limit before each. Logits of all tokens are asked for: for the last one alone, the others would pass no experts here."""
+    """Seconds, and the limit before each. All logits: for the last one alone, the others would pass no experts here."""
     model = load(open_package(root), threads=threads, context=PREFILL, step_tokens=step, step_rows=step)
     found, limits = [], []
     for run in range(RUNS + 1):
@@ -336,8 +336,8 @@ def write(path: Path, rows: list[dict]) -> None:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([f"# {processor()}, {len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f} | commit {commit} | "
-                         "python bench/layer_cost.py | random weights in q4_0, router in f32"])  # fmt: skip
+        writer.writerow([f"# {processor()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} | commit {commit}"
+                         " | python bench/layer_cost.py | random weights in q4_0, router in f32"])  # fmt: skip
         writer.writerow(rows[0])
         writer.writerows(row.values() for row in rows)
 

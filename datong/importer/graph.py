@@ -133,11 +133,12 @@ class GraphBuilder:
         return self.node("Cast", [value], _dims(value), f"{value.name}.f32", to=F32)
 
     def _dequantised(self, weight: Weight) -> ir.Value:
-        """Block format -> f32 [out, in], exactly in the nodes of spec/formats.py."""
+        """Block format -> f32 [out, in] or [E, out, in], exactly in the nodes of spec/formats.py."""
         form, name = weight.format, weight.name
         codes = self._stored(weight.pieces["codes"])
         blocks = weight.shape[-1] // form.block
-        grid = (weight.shape[0], blocks, 1)
+        rows = weight.shape[:-1]
+        grid = (*rows, blocks, 1)
 
         def level(piece: str) -> ir.Value:
             inner = self._to_f32(self._stored(weight.pieces[piece]))
@@ -147,9 +148,14 @@ class GraphBuilder:
             product = self.node("Mul", [outer, inner], _dims(inner), f"{name}.{piece}.product")
             return self.node("Reshape", [product, self.integers(*grid)], grid, f"{name}.{piece}.levels")
 
-        shape = (weight.shape[0], blocks, form.block)
+        shape = (*rows, blocks, form.block)
         value = self.node(
-            "DequantizeLinear", [codes, level("scale")], shape, f"{name}.scaled", axis=2, block_size=form.block
+            "DequantizeLinear",
+            [codes, level("scale")],
+            shape,
+            f"{name}.scaled",
+            axis=len(rows) + 1,
+            block_size=form.block,
         )
         if form.has_min:
             value = self.node("Add" if form.min_sign > 0 else "Sub", [value, level("min")], shape, f"{name}.shifted")

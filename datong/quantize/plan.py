@@ -72,6 +72,4 @@ def _choose(matrix: Matrix, wanted: Format) -> Choice:
         return Choice(matrix, keep, "stored transposed: blocks would lie across the inputs")
     if matrix.width % wanted.block:
         return Choice(matrix, keep, f"rows of {matrix.width} values are no whole blocks of {wanted.block}")
-    if len(matrix.shape) > 2:
-        return Choice(matrix, keep, "experts in one tensor have no block format yet")
     return Choice(matrix, Q8_0 if matrix.role == source.VOCABULARY else wanted)

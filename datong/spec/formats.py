@@ -23,6 +23,8 @@ matrix is stock ONNX (all of it f32, constants of the weights only):
     w = Add(w, m)  |  Sub(w, m)                         where there is a min; `min_sign` says which
     w = Reshape(w, [out, in])
 
+A stack of experts `[E, out, in]` has E in front of every shape above, and axis 3.
+
 GGUF blocks map exactly: no value is re-quantised, only moved. 5- and 6-bit codes are widened to 8 bits, because
 ONNX has no such types: values equal, more bytes (Q5_K 5.5 -> 8.6, Q6_K 6.6 -> 8.6 bits per weight).
 Source: ggml `ggml-common.h` block structs, `ggml-quants.c` dequantize_row_*.
@@ -69,16 +71,17 @@ class Format:
         assert self.scale is not None
         return self.scale
 
-    def piece_shape(self, piece: str, out: int, in_: int) -> tuple[int, ...]:
-        """Stored shape of one piece of a matrix `[out, in_]`; `in_` is a multiple of the (super) block."""
+    def piece_shape(self, piece: str, *shape: int) -> tuple[int, ...]:
+        """Stored shape of a piece of a weight `[out, in]` or `[E, out, in]`; the (super) block divides `in`."""
+        *rows, in_ = shape
         if not self.block:
-            return (out, in_)
+            return shape
         if piece == "codes":
-            return (out, in_ // self.block, self.block)
+            return (*rows, in_ // self.block, self.block)
         if not self.super_block:
-            return (out, in_ // self.block, 1)
+            return (*rows, in_ // self.block, 1)
         supers = in_ // self.super_block
-        return (out, supers, 1) if piece.startswith("super_") else (out, supers, self.super_block // self.block)
+        return (*rows, supers, 1) if piece.startswith("super_") else (*rows, supers, self.super_block // self.block)
 
 
 PLAIN_F32 = Format("f32", dtypes.F32)

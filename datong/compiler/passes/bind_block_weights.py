@@ -3,9 +3,10 @@
 Requires: bind_weights (which checked that every piece lies in its file).
 Rules:
   1. one level:   s = Cast(scale);  two levels:  s = Reshape(Mul(Cast(super_scale), Cast(scale)), [out, nb, 1]);
-  2. w = DequantizeLinear(codes, s, axis=2, block_size=B), no zero point;
+  2. w = DequantizeLinear(codes, s, axis=2 (3 for a stack), block_size=B), no zero point;
   3. optional w = Add(w, m) | Sub(w, m), m built like s from `min` (and `super_min`);
-  4. Reshape(w, [out, in]) is the weight; its format is the row of spec/formats.py with these dtypes, B and sign;
+  4. Reshape(w, [out, in] or [E, out, in]) is the weight; its format is the row of spec/formats.py with these dtypes,
+     B and sign;
   5. every piece must have the shape that the format gives it; a chain of another form is noted and left alone.
 Ensures: no DequantizeLinear of a known format is left; nothing was read.
 """
@@ -70,9 +71,9 @@ def _bind(dequantize: ir.Node) -> tuple[ir.Node, Value] | str:
     if not match.is_op(last, "Reshape") or last is None:
         return "the chain should end in one Reshape to [out, in]"
     shape = match.ints(last.inputs[1])
-    if shape is None or len(shape) != 2:
-        return f"the chain should end in a Reshape to [out, in], it goes to {shape}"
-    weight = _weight(chain, shape[0], shape[1], match.int_attr(dequantize, "axis", 1))
+    if shape is None or len(shape) not in (2, 3):
+        return f"the chain should end in a Reshape to [out, in] or [E, out, in], it goes to {shape}"
+    weight = _weight(chain, tuple(shape), match.int_attr(dequantize, "axis", 1))
     return weight if isinstance(weight, str) else (last, weight)
 
 
@@ -105,10 +106,10 @@ def _uncast(value: ir.Value) -> ir.Value:
     return value if cast is None else _value(cast.inputs[0])
 
 
-def _weight(chain: _Chain, out: int, in_: int, axis: int) -> Value | str:
+def _weight(chain: _Chain, shape: tuple[int, ...], axis: int) -> Value | str:
     name = chain.codes.name or ""
-    if axis not in (2, -1):
-        return f"blocks of `{name}` should lie along axis 2, they lie along {axis}"
+    if axis not in (len(shape), -1):
+        return f"blocks of `{name}` should lie along axis {len(shape)}, they lie along {axis}"
     found: dict[str, Piece] = {}
     for role, value in {"codes": chain.codes, **chain.pieces}.items():
         got = _piece_of(value, role)
@@ -120,11 +121,11 @@ def _weight(chain: _Chain, out: int, in_: int, axis: int) -> Value | str:
         kinds = ", ".join(f"{p.role} {p.dtype}" for p in found.values())
         return f"no row of spec/formats.py has blocks of {chain.block} with {kinds}"
     for role in fmt.pieces:
-        wanted = fmt.piece_shape(role, out, in_) if in_ % max(fmt.block, fmt.super_block) == 0 else ()
+        wanted = fmt.piece_shape(role, *shape) if shape[-1] % max(fmt.block, fmt.super_block) == 0 else ()
         if found[role].shape != wanted:
             have = list(found[role].shape)
-            return f"the {role} of `{name}` [{out}, {in_}] {fmt.name} should be {list(wanted)}, it is {have}"
-    return Value(name, "weight", "f32", (out, in_), fmt.name, tuple(found[role] for role in fmt.pieces))
+            return f"the {role} of `{name}` {list(shape)} {fmt.name} should be {list(wanted)}, it is {have}"
+    return Value(name, "weight", "f32", shape, fmt.name, tuple(found[role] for role in fmt.pieces))
 
 
 def _piece_of(value: ir.Value, role: str) -> Piece | None:

@@ -100,6 +100,26 @@ def test_matrices_that_have_no_blocks_stay_with_a_reason(tmp_path: Path) -> None
     assert set(kept.values()) == {"rows of 48 values are no whole blocks of 32"}
 
 
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_experts_in_one_tensor_stay_in_one(weights: str, tmp_path: Path) -> None:
+    found = quantise(GOLDENS / "step3_text", tmp_path / "made", weights)
+    stacks = {c.matrix.name: c for c in found.choices if len(c.matrix.shape) == 3}
+    assert len(stacks) == 3
+    assert {c.format.name for c in stacks.values()} == {"q8_0" if weights == "int8" else "q4_0"}
+    ids = np.arange(1, 24)
+    ours = datong.load(found.package, activations="f32", cache_dtype="f32").logits(ids)
+    assert np.abs(ours - datong.load(found.package, "reference").logits(ids)).max() < 1e-3
+    before = datong.load(GOLDENS / "step3_text", activations="f32").logits(ids)
+    assert np.std(ours - before) / np.std(before) < (0.1 if weights == "int8" else 0.6)
+
+
+def test_heads_for_speculation_come_along(tmp_path: Path) -> None:
+    found = quantise(GOLDENS / "step3p5", tmp_path / "made", "int4")
+    assert len(found.package.graphs()) == len(found.origin.graphs()) == 2
+    assert formats(found)["model.layers.5.eh_proj.weight"] == "q4_0"
+    verify(found.package)
+
+
 def test_quantised_weights_are_rounded_again_only_when_asked(made: dict[str, Made], tmp_path: Path) -> None:
     source = made["int8"].package.root
     with pytest.raises(CheckpointError, match=r"quantised already, first `model.layers.0.* as q8_0"):

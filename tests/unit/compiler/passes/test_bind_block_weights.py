@@ -11,12 +11,12 @@ OUT, IN = 3, 512
 BLOCK_FORMATS = [f.name for f in formats.ALL if f.block]
 
 
-def chain(tiny, fmt, *, shapes=None, sign=None, block=None, end=(OUT, IN), axis=2):
+def chain(tiny, fmt, *, shapes=None, sign=None, block=None, end=(OUT, IN), axis=2, logical=(OUT, IN)):
     """The stock form of spec/formats.py, written here a second time on purpose."""
     shapes = shapes or {}
 
     def piece(role):
-        dtype, shape = fmt.piece_dtype(role), shapes.get(role) or fmt.piece_shape(role, OUT, IN)
+        dtype, shape = fmt.piece_dtype(role), shapes.get(role) or fmt.piece_shape(role, *logical)
         data = np.zeros(dtype.nbytes(int(np.prod(shape))), dtype=np.uint8)
         name = "w" if role == "codes" else f"w.{role}"
         return tiny.weight(name, shape, ir.DataType(dtype.onnx), data)
@@ -25,14 +25,14 @@ def chain(tiny, fmt, *, shapes=None, sign=None, block=None, end=(OUT, IN), axis=
         if not fmt.super_block:
             return tiny.node("Cast", piece(role), to=F32)
         factors = [tiny.node("Cast", piece(r), to=F32) for r in (f"super_{role}", role)]
-        return tiny.reshape(tiny.node("Mul", *factors), OUT, -1, 1)
+        return tiny.reshape(tiny.node("Mul", *factors), *logical[:-1], -1, 1)
 
     w = tiny.node(
         "DequantizeLinear", piece("codes"), level("scale"), axis=axis, block_size=block or fmt.block, name="dequantize"
     )
     if fmt.has_min:
         w = tiny.node("Add" if (sign or fmt.min_sign) == 1 else "Sub", w, level("min"))
-    return tiny.node("Transpose", tiny.reshape(w, *end), perm=[1, 0])
+    return tiny.node("Transpose", tiny.reshape(w, *end), perm=[1, 0] if len(end) == 2 else [0, 2, 1])
 
 
 def bind(tiny, out):
@@ -54,6 +54,15 @@ def test_every_format_is_recognised(tiny, name):
     for piece in weight.pieces:
         assert piece.shape == fmt.piece_shape(piece.role, OUT, IN)
         assert piece.dtype == fmt.piece_dtype(piece.role).name
+
+
+@pytest.mark.parametrize("name", BLOCK_FORMATS)
+def test_a_stack_of_experts_is_one_weight(tiny, name):
+    fmt, shape = formats.BY_NAME[name], (5, OUT, IN)
+    graph = bind(tiny, chain(tiny, fmt, logical=shape, end=shape, axis=3))
+    weight = match.bound(graph.node(0).inputs[0])
+    assert weight.shape == shape
+    assert [p.shape for p in weight.pieces] == [fmt.piece_shape(role, *shape) for role in fmt.pieces]
 
 
 Q4_1, Q4_K = formats.Q4_1, formats.Q4_K
