@@ -121,13 +121,23 @@ class TemplateExecutable:
         check_step(step, **(cache.limits if isinstance(cache, TemplateCache) else {}))
         for node in self._part.nodes:
             attrs: dict[str, Any] = dict(node.attrs)
-            if isinstance(cache, TemplateCache) and node.op == "attention":
-                (spec,) = caches_of(node, self._part.values)
-                key, seen = (spec.layer, spec.kind), replace(step, block_tables=tables(step, spec))
-                attrs |= {"step": seen, "keys": cache.keys[key], "values": cache.values[key]}
+            if isinstance(cache, TemplateCache):
+                attrs |= self._remembered(node, step, cache)
             results = KERNELS[node.op](*(live[name] if name else None for name in node.inputs), **attrs)
             live.update(zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True))
         return {name: np.asarray(live[name], dtypes.F32.numpy) for name in self._part.outputs}
+
+    def _remembered(self, node: Node, step: Step, cache: TemplateCache) -> dict[str, Any]:
+        """What a kernel is given of the caches of its layer."""
+        given: dict[str, Any] = {}
+        for spec in caches_of(node, self._part.values):
+            key = (spec.layer, spec.kind)
+            if spec.kind in STATE_KINDS:
+                given |= {"step": step, "state": cache.states[key]}
+            else:
+                given |= {"step": replace(step, block_tables=tables(step, spec)), "keys": cache.keys[key]}
+                given |= {"values": cache.values[key]} if key in cache.values else {}
+        return given
 
     def placement(self) -> list[Placed]:
         """Which implementation runs each node."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datong.backends.template.kernels_state import causal_conv, gated_delta, linear_attention
 from datong.errors import DeviceError
 from datong.spec.program import Step
 
@@ -239,6 +240,9 @@ KERNELS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {
     "scale": scale,
     "scale_groups": scale_groups,
     "moe": moe,
+    "causal_conv": causal_conv,
+    "gated_delta": gated_delta,
+    "linear_attention": linear_attention,
     "slice": slice_,
     "concat": concat,
     "take_rows": take_rows,
