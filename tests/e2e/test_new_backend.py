@@ -35,7 +35,9 @@ def test_python_project(away: Path) -> None:
     call("pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", site, project, cwd=away)
     found = with_path(site)
     assert "mychip" in call("datong", "devices", cwd=away, PYTHONPATH=found)
-    assert f"{len(CORE) + 2} passed" in call("pytest", "-q", "-p", "no:cacheprovider", project, cwd=away, PYTHONPATH=found)
+    assert f"{len(CORE) + 2} passed" in call(
+        "pytest", "-q", "-p", "no:cacheprovider", project, cwd=away, PYTHONPATH=found
+    )
 
 
 def test_c_project(away: Path) -> None:
