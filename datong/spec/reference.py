@@ -239,7 +239,7 @@ def scale(x: Array, *, factor: float) -> Array:
 
 def scale_groups(x: Array, s: Array) -> Array:
     """Gate groups of channels.  x [T, n], s [T, g] -> [T, n] f32: channel c times s[t, c // (n / g)]."""
-    return _f32((x.reshape(*s.shape, -1) * s[:, :, None]).reshape(x.shape))
+    return _f32((x.reshape(*s.shape, x.shape[1] // s.shape[1]) * s[:, :, None]).reshape(x.shape))
 
 
 def route(
