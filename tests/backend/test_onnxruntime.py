@@ -14,6 +14,7 @@ from datong.errors import FallbackWarning, Unsupported
 GOLDENS = Path(__file__).resolve().parents[1] / "data" / "goldens"
 FAMILIES = ["internlm2", "internlm3", "llama3", "llama3_sharded", "qwen2", "qwen3", "smollm2"]
 FAMILIES += ["deepseek_v3", "glm4_moe_lite"]
+FAMILIES += ["minimax_text01", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"]
 BOUND = 2e-3  # tests/data/goldens/README.md
 AZURE = "onnxruntime:AzureExecutionProvider"  # in every wheel of PyPI; takes only nodes of its own
 

@@ -74,6 +74,7 @@ class Sequences:
                     context_lens=np.asarray([self.lengths[s] for s in chunks], np.int64),
                     block_tables=np.asarray(tables, np.int32),
                     rows=np.arange(len(positions), dtype=np.int64),
+                    state_slots=np.array(list(chunks), np.int32),
                 )
             )
         )
