@@ -42,8 +42,9 @@ def quantize(
     output matrix are 8-bit in both; norms, biases and routers stay as they are.
     """
     from datong.quantize.make import quantise
-    from datong.quantize.report import compare, facts
+    from datong.quantize.report import compare, facts, words_of
 
+    words = words_of(text)  # a mistake in it is found before the work
     with progress() as report:
         made = quantise(
             source,
@@ -58,7 +59,7 @@ def quantize(
         )
         found = facts(made)
         if evaluate and made.package.tokenizer_file is not None:
-            found |= compare(made, text, threads=threads, progress=report)
+            found |= compare(made, words, threads=threads, progress=report)
     if found["requantised_from"]:
         warn(f"weights were {', '.join(found['requantised_from'])} already: they are rounded twice now")
     if evaluate and "perplexity_before" not in found:

@@ -35,14 +35,16 @@ def facts(made: Made) -> dict[str, Any]:
     }
 
 
-def compare(made: Made, text: str | Path | None = None, *, threads: int | None = None,
-            progress: Progress | None = None) -> dict[str, Any]:  # fmt: skip
+def words_of(text: str | Path | None) -> str:
+    """The text to measure on; None: the one that comes along. Raises PackageError or InvalidRequest."""
+    return decode(TEXT if text is None else Path(text).expanduser())
+
+
+def compare(made: Made, words: str, *, threads: int | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Perplexity before and after, on the CPU with activations in f32: what differs is the weights alone.
 
-    Raises InvalidRequest when the text cannot be used, and what `load` raises.
+    Raises InvalidRequest when the text is too short, and what `load` raises.
     """
-    path = TEXT if text is None else Path(text).expanduser()
-    words = decode(path)
     tell, found, count = watch(progress), [], 0
     for done, package in enumerate((made.origin, made.package)):
         tell("perplexity", done, 2)
@@ -51,7 +53,6 @@ def compare(made: Made, text: str | Path | None = None, *, threads: int | None =
     tell("perplexity", 2, 2)
     before, after = found
     return {
-        "text": path.name,
         "tokens": count,
         "perplexity_before": before,
         "perplexity_after": after,

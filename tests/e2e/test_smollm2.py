@@ -18,6 +18,7 @@ import pytest
 
 import datong
 from datong.engine.perplexity import perplexity
+from datong.quantize.make import quantise
 
 pytestmark = pytest.mark.smollm2
 DATA = Path(__file__).resolve().parents[1] / "data" / "smollm2"
@@ -69,6 +70,13 @@ def test_prompts_are_tokenised_as_llama_cpp_does(model: "datong.Model") -> None:
 def test_perplexity_is_within_half_a_percent_of_llama_cpp(models: "dict[str, datong.Model]", kind: str) -> None:
     ids = PEERS[kind]["text"]["ids"]
     assert perplexity(models[kind], ids) == pytest.approx(PEERS[kind]["text"]["perplexity"], rel=PERPLEXITY)
+
+
+def test_eight_bits_cost_less_than_half_a_percent(models: "dict[str, datong.Model]", tmp_path: Path) -> None:
+    made = quantise("smollm2", tmp_path / "made", "int8", requantise=True).package
+    ids = PEERS["f32"]["text"]["ids"][:600]  # of both halves together: 0.24 %
+    after = perplexity(datong.load(made, context=1024, activations="f32"), ids)
+    assert after == pytest.approx(perplexity(models["f32"], ids), rel=PERPLEXITY)
 
 
 def test_text_of_the_perplexity_test_is_tokenised_alike(model: "datong.Model") -> None:
