@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,19 +18,22 @@ from datong.spec.program import CacheSpec, Part, Program
 class Stage:
     """A part that notes what it was given and adds one."""
 
-    def __init__(self, block_size: int, output: str) -> None:
+    def __init__(self, block_size: int, output: str, window_blocks: bool = False) -> None:
         self.block_size, self.output, self.seen = block_size, output, []
+        self.window_blocks, self.copied = window_blocks, []
 
     def compile(self, part, package, options):
         self.options = dict(options)
         return self
 
     def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0):
-        cache = type(
-            "Cache", (), {"blocks": blocks, "layout": CacheLayout(self.block_size, "f32", 10 * self.block_size)}
-        )()
-        self.cache = cache
-        return cache
+        size = 10 * self.block_size
+        layout = CacheLayout(self.block_size, "f32", size, size if self.window_blocks else 0, 100 if states else 0)
+        self.cache = SimpleNamespace(
+            blocks=blocks, layout=layout, copy_state=lambda *places: self.copied.append(places)
+        )
+        self.asked = (blocks, window_blocks, states)
+        return self.cache
 
     def run(self, step, cache, inputs: Mapping[str, np.ndarray]):
         self.seen.append((step, cache, dict(inputs)))
@@ -126,6 +130,59 @@ def test_a_missing_backend_is_named():
 def test_a_last_part_without_logits_is_refused():
     with pytest.raises(DeviceError, match="should give the logits, it gives x, y"):
         Runner(Program("", (part("a", outputs=("x", "y")),), 4, 64), [Backend("a", Stage(4, "x"))], 10)
+
+
+# ---- windows and states ----------------------------------------------------------------------------------------------
+
+WINDOW, STATE = CacheSpec(1, "window", 1, 1, 1, 6), CacheSpec(2, "recurrent", 2, 3, 4)
+
+
+def mixed(a: Stage, b: Stage, of_b: tuple[CacheSpec, ...], **sizes) -> Runner:
+    parts = (part("a", outputs=("hidden",), caches=(CACHE, WINDOW)), part("b", ("hidden", "rows"), caches=of_b))
+    return Runner(Program("", parts, 4, 64), [Backend("a", a), Backend("b", b)], 400, **sizes)
+
+
+def windowed_step():
+    s = Sequence(list(range(13)), 50)
+    s.computed, s.blocks, s.first_window, s.windows, s.slot = 12, [5, 6], 1, [0], 3
+    return batch.build([Work(s, 1, 1)])
+
+
+def test_each_part_gets_the_tables_that_it_looks_in():
+    a, b, c = Stage(4, "hidden", True), Stage(8, "logits"), Stage(8, "logits")
+    small = {"sequences": 1, "step_tokens": 4}
+    runner = mixed(a, b, (WINDOW,), **small)  # all of b's blocks are a window's, though it knows none of its own
+    assert (runner.block_size, runner.blocks, runner.window, runner.window_blocks) == (8, 50, 6, 5)
+    assert a.asked == (100, 10, 0) and b.asked == (5, 0, 0)
+    assert runner.memory()["cache"] == 100 * 40 + 10 * 40 + 5 * 80
+    runner.run(windowed_step())
+    own, only = a.seen[0][0], b.seen[0][0]
+    assert own.block_tables.tolist() == [[10, 11, 12, 13]] and own.window_tables.tolist() == [[-1, -1, 0, 1]]
+    assert only.block_tables.tolist() == [[-1, 0]] and only.window_tables is None
+    mixed(a, c, (CACHE, WINDOW), **small).run(windowed_step())  # it knows none, and has others: the blocks of all
+    assert c.asked == (50, 0, 0) and c.seen[0][0].block_tables.tolist() == [[5, 6]]
+    assert c.seen[0][0].window_tables is None
+
+
+@pytest.mark.parametrize("sizes", [{}, {"sequences": 1, "step_tokens": 4, "windows": False}])
+def test_windows_share_the_blocks_where_nothing_is_saved_or_so_asked(sizes):
+    a, b = Stage(4, "hidden", True), Stage(4, "logits")
+    runner = mixed(a, b, (CACHE,), **sizes)
+    assert runner.window == runner.window_blocks == 0 and a.asked == (100, 0, 0)
+    runner.run(windowed_step())
+    assert a.seen[0][0].window_tables is None and a.seen[0][0].block_tables.tolist() == [[5, 6]]
+
+
+def test_states_are_sized_and_copied_where_they_are():
+    a, b = Stage(4, "hidden"), Stage(4, "logits")
+    runner = mixed(a, b, (STATE,))
+    assert (runner.sequences, runner.states) == (8, 16)  # few tokens: few sequences, and a snapshot for each
+    assert a.asked == (100, 0, 0) and b.asked == (100, 0, 16)
+    assert runner.memory()["cache"] == 2 * 100 * 40 + 16 * 100
+    runner.copy_state(3, 5)
+    assert a.copied == [] and b.copied == [(3, 5)]
+    runner.run(windowed_step())
+    assert b.seen[0][0].state_slots.tolist() == [3]
 
 
 # ---- steps -----------------------------------------------------------------------------------------------------------
