@@ -10,8 +10,9 @@ Rules of one step, in this order:
    running sequence, so that admission does not at once cause a preemption.
 
 Window blocks follow the tokens of each step, and every running sequence has a state slot, where the program has such
-caches; both pools are large enough for all that can run. A prompt is cut once more at its last full block border, where
-a snapshot of the state is kept. What a new prompt can take over ends where all three pools still know it.
+caches; both pools are large enough for all that can run. A prompt with states is cut once more at its last full block
+border, and where it leaves an earlier prompt: there snapshots are kept, for one that comes again and for the next one
+with that beginning. What a new prompt can take over ends where all three pools still know it.
 
 At most half of `max_tokens` and of `max_rows` can go to decodes, so prompts always advance; the oldest sequence is
 never preempted for a younger one, so everything ends.
@@ -107,14 +108,14 @@ class Scheduler:
             done += 1
         if self.windows is not None:
             self._trim(sequence, self.windows)
-        if self.states is not None and sequence.computed == self._border(sequence) and sequence.chain:
+        if self.states is not None and sequence.chain and sequence.computed in self._cuts(sequence):
             self.states.snapshot(sequence.chain[-1], sequence.slot)
 
-    def _border(self, sequence: Sequence) -> int:
-        """Where a prompt is cut for a snapshot: its last full block border before its last token; 0: nowhere."""
+    def _cuts(self, sequence: Sequence) -> tuple[int, ...]:
+        """Where a prompt is cut for snapshots: where it leaves another, and its last border before its last token."""
         if sequence.score or not self.pool.reuse:
-            return 0
-        return (sequence.prompt_len - 1) // self.pool.block_size * self.pool.block_size
+            return ()
+        return sequence.branch, (sequence.prompt_len - 1) // self.pool.block_size * self.pool.block_size
 
     def _look_ahead(self, work: Work, windows: WindowPool) -> None:
         """Window blocks for the new tokens."""
@@ -182,8 +183,9 @@ class Scheduler:
         """Rules 2 and 3: give each an equal share of the remaining tokens; what one leaves goes to the next."""
         for left, sequence in zip(range(len(sequences), 0, -1), sequences, strict=True):
             count = min(-(-tokens // left), sequence.pending)
-            if self.states is not None and sequence.computed < (border := self._border(sequence)):
-                count = min(count, border - sequence.computed)
+            if self.states is not None:
+                cuts = (cut - sequence.computed for cut in self._cuts(sequence))
+                count = min([count, *(cut for cut in cuts if cut > 0)])
             wanted = 0
             if sequence.score:
                 skip = max(0, sequence.scored - sequence.computed)  # computed again after a preemption
@@ -204,7 +206,7 @@ class Scheduler:
             sequence = self.waiting[0]
             blocks: list[int] = []
             if not sequence.score:  # the last token must run, its logits are wanted
-                blocks, sequence.chain = self._match(sequence.tokens)
+                blocks, sequence.chain = self._match(sequence)
             missing = self.pool.needed(len(sequence.tokens)) - len(blocks)
             if missing + len(self.running) > self.pool.available:
                 self.pool.release(blocks)
@@ -224,10 +226,11 @@ class Scheduler:
             admitted.append(sequence)
         return admitted
 
-    def _match(self, tokens: list[int]) -> tuple[list[int], list[int]]:
-        """Hold the blocks of the longest beginning of `tokens` that every pool knows: blocks and nodes."""
-        blocks, chain = self.pool.match(tokens, len(tokens) - 1)
+    def _match(self, sequence: Sequence) -> tuple[list[int], list[int]]:
+        """Hold the blocks of the sequence's longest beginning that every pool knows: blocks and nodes."""
+        blocks, chain = self.pool.match(sequence.tokens, len(sequence.tokens) - 1)
         known = len(chain)
+        sequence.branch = known * self.pool.block_size
         others = [pool for pool in (self.windows, self.states) if pool is not None]
         while known and not all(pool.covers(chain[:known]) for pool in others):
             known -= 1

@@ -37,6 +37,7 @@ class Sequence:
     windows: list[int] = field(default_factory=list)  # window blocks, from block number `first_window` on
     first_window: int = 0
     slot: int = -1  # of its states; -1: it has none
+    branch: int = 0  # tokens that were known when it was admitted, with states or without
     table: Any = None  # the batch builder's copy of `blocks`
     window_table: Any = None  # and of `windows`; None: they have changed
     owner: Any = None  # the engine's request

@@ -68,6 +68,17 @@ def test_a_window_that_was_taken_for_other_tokens_is_not_reused(make_engine):
     assert again.result.cached_tokens == 0 and again.result.timings.prefill_tokens == 40
 
 
+def test_the_third_prompt_with_a_common_beginning_takes_its_state_over(make_engine):
+    engine = make_engine(256, kinds=("full", "recurrent"), runner=SMALL)
+    prompts = [[*range(14), *range(100 * i, 100 * i + 9)] for i in (1, 2, 3)]
+    cached = []
+    for prompt in prompts:
+        request = ask(prompt, 3)
+        assert run(engine, request) == [expected(engine, prompt, 3)]
+        cached.append(request.result.cached_tokens)
+    assert cached == [0, 0, 12]  # the second one was cut where it left the first
+
+
 def test_snapshots_give_way_oldest_use_first(make_engine):
     engine = make_engine(1000, kinds=("recurrent",), runner={"sequences": 1, "step_tokens": 8})
     assert engine.states.slots == 2
