@@ -19,6 +19,7 @@ from datong.importer.config import REQUIRED, Config
 from datong.importer.models.decoder import Decoder, Experts, Layer, read_sizes
 from datong.importer.models.mixers import Delta
 from datong.importer.rope import read_rope
+from datong.importer.show import show
 
 KINDS = ("linear_attention", "full_attention")
 MTP = "weights for speculation; this family computes the next token without them"
@@ -50,6 +51,7 @@ def read_hybrid(config: Config, kv_heads: int, grouped: bool, inner: Any = REQUI
     """What Qwen3-Next and Qwen3.5 share, with dense MLPs: layers of two kinds, gates, norms, a quarter of a rope."""
     s = read_sizes(config, kv_heads=kv_heads, head_dim=256, inner=inner)
     bias = config.flag("attention_bias", False)
+    _expect(config)
     mixer = _delta(config, grouped)
     full = Layer(s.heads, s.kv_heads, s.head_dim, s.inner)
     kinds = _kinds(config, s.layers)
@@ -59,8 +61,19 @@ def read_hybrid(config: Config, kv_heads: int, grouped: bool, inner: Any = REQUI
         layers=tuple(full if kind == KINDS[1] else replace(full, mixer=mixer) for kind in kinds),
         eps=config.number("rms_norm_eps", 1e-6), tied=config.flag("tie_word_embeddings", False),
         ropes=(read_rope(config, s.head_dim, context, partial=0.25, axes=not grouped),), qkv_bias=bias, o_bias=bias,
-        qk_norm="head",        q_gate=True, norm_offset=1.0, ignored=((r"(model\.)?mtp\.", MTP),),
+        qk_norm="head", q_gate=True, norm_offset=1.0, ignored=((r"(model\.)?mtp\.", MTP),),
     )  # fmt: skip
+
+
+def _expect(config: Config) -> None:
+    """Keys of published configs that all have at the same value."""
+    config.expect("attn_output_gate", True, "published models gate what attention gives")
+    config.expect("mamba_ssm_dtype", "float32", "states are kept in f32")
+    gate = config.text("output_gate_type", "silu")
+    if gate not in ("silu", "swish"):
+        raise config.error(f"config key `output_gate_type` should be `silu` or `swish`, it is {show(gate)}")
+    for key in ("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "unsloth_fixed_mtp"):
+        config.ignore(key, MTP)
 
 
 def _delta(config: Config, grouped: bool) -> Delta:

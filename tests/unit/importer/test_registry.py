@@ -119,7 +119,7 @@ def test_published_configs_are_read(name: str) -> None:
 
 
 OWN_KEYS = {"deepseek_v3", "glm4_moe_lite", "neo_chat", "step3p5", "step3p7"}  # their own tests
-OWN_KEYS |= {"minimax_m1", "minimax_text_01", "qwen3_5_moe"}
+OWN_KEYS |= {"minimax_m1", "minimax_text_01", "qwen3_5", "qwen3_5_moe"}
 
 
 @pytest.mark.parametrize("family", sorted(set(registry.FAMILIES) - OWN_KEYS))

@@ -97,6 +97,36 @@ def test_the_hubs_spelling_reads_as_the_saved_one() -> None:
     assert np.array_equal(hub.ropes[0].inv_freq, saved.ropes[0].inv_freq)
 
 
+PUBLISHED = {
+    "attention_bias": False, "attention_dropout": 0.0, "attn_output_gate": True, "dtype": "bfloat16",
+    "eos_token_id": 248044, "full_attention_interval": 4, "head_dim": 256, "hidden_act": "silu", "hidden_size": 5120,
+    "initializer_range": 0.02, "intermediate_size": 17408, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16, "linear_num_value_heads": 48, "linear_value_head_dim": 128,
+    "mamba_ssm_dtype": "float32", "max_position_embeddings": 262144, "model_type": "qwen3_5_text",
+    "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False, "num_attention_heads": 24,
+    "num_hidden_layers": 64, "num_key_value_heads": 4, "output_gate_type": "swish", "partial_rotary_factor": 0.25,
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {"mrope_interleaved": True, "mrope_section": [11, 11, 10], "partial_rotary_factor": 0.25,
+                        "rope_theta": 10000000, "rope_type": "default"},
+    "use_cache": True, "vocab_size": 248320,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [None, False, True])
+def test_a_published_config(tied: bool | None) -> None:
+    """The keys of Qwen3.5-27B's config.json, as quoted in public repositories; who says that embeddings are tied."""
+    values = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "text_config": PUBLISHED,
+              "image_token_id": 248056, "vision_config": {"depth": 27}, "transformers_version": "4.57.0"}  # fmt: skip
+    if tied is not None:
+        values["tie_word_embeddings"] = tied
+    config = Config(values, "qwen3_5")
+    decoder = registry.FAMILIES["qwen3_5"](config)
+    config.finish()
+    assert sum(layer.mixer is None for layer in decoder.layers) == 16 and decoder.tied is bool(tied)
+    assert decoder.names.embed == "model.language_model.embed_tokens" and decoder.layers[0].inner == 17408
+    assert {"vision_config", "mtp_num_hidden_layers"} <= config.ignored.keys()
+
+
 def test_speculation_and_images_are_left_out() -> None:
     weights = checkpoint.read_weights(GOLDENS / "qwen3_5_moe")
     extra = ["mtp.fc.weight", "model.visual.patch_embed.proj.weight"]
@@ -175,6 +205,9 @@ def test_wrong_lightning_configs_are_named(changes: dict[str, Any], text: str) -
         ({"layer_types": ["linear_attention"]}, "`layer_types` should have 8 entries"),
         ({"layer_types": ["sliding_attention"] * 8}, "each `linear_attention` or `full_attention`"),
         ({"partial_rotary_factor": 0.001}, "should give an even part"),
+        ({"attn_output_gate": False}, "`attn_output_gate` should be True"),
+        ({"mamba_ssm_dtype": "bfloat16"}, "`mamba_ssm_dtype` should be `float32`"),
+        ({"output_gate_type": "sigmoid"}, "`output_gate_type` should be `silu` or `swish`"),
     ],
 )
 def test_wrong_delta_configs_are_named(family: str, changes: dict[str, Any], text: str) -> None:
