@@ -28,7 +28,7 @@ class Device:
         nodes: Sequence[tuple[object, ...]],
         inputs: Sequence[int],
         outputs: Sequence[int],
-        caches: Sequence[tuple[int, int, int, int, int]],
+        caches: Sequence[tuple[int, int, int, int, int, int]],
         arena_tokens: int,
         arena_rows: int,
         options: Sequence[tuple[str, str]],
@@ -37,8 +37,8 @@ class Device:
 class Program:
     def node_implementation(self, node: int) -> str: ...
     def memory(self) -> tuple[int, int, int]: ...
-    def cache_layout(self) -> tuple[int, int, int]: ...
-    def create_cache(self, blocks: int) -> Cache: ...
+    def cache_layout(self) -> tuple[int, int, int, int, int]: ...
+    def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0) -> Cache: ...
     def run(
         self,
         ids: np.ndarray,
@@ -49,7 +49,10 @@ class Program:
         rows: np.ndarray,
         cache: Cache | None,
         inputs: Sequence[np.ndarray],
+        window_tables: np.ndarray | None = None,
+        state_slots: np.ndarray | None = None,
     ) -> list[np.ndarray]: ...
 
 class Cache:
     def copy_block(self, source: int, target: int) -> None: ...
+    def copy_state(self, source: int, target: int) -> None: ...

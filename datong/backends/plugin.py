@@ -21,6 +21,7 @@ from datong.spec.program import ROWS, TOKENS, Node, Part, Slot, Step, Value
 
 # Enums of backend.h.
 _KINDS = {"input": 1, "weight": 2, "const": 3, "temp": 4}
+_CACHES = {"full": 0, "window": 0, "latent": 1, "index": 2, "recurrent": 3, "conv": 4}  # dt_cache_kind
 _SWAPPED = 256  # added to the kind: kSwapped of native/python/part.h
 _DIMS = {TOKENS: -1, ROWS: -2}
 _ARENAS = {TOKENS: 1, ROWS: 2}
@@ -102,7 +103,7 @@ class PluginBackend:
                     nodes,
                     [index[name] for name in part.inputs],
                     [index[name] for name in part.outputs],
-                    [(c.layer, c.kv_heads, c.key_dim, c.value_dim, c.window) for c in part.caches],
+                    [(c.layer, c.kv_heads, c.key_dim, c.value_dim, c.window, _CACHES[c.kind]) for c in part.caches],
                     arena.get(TOKENS, 0),
                     arena.get(ROWS, 0),
                     [(k, str(v)) for k, v in options.items() if k not in _OF_DEVICE],
@@ -137,11 +138,11 @@ class PluginExecutable:
         self._outputs = part.outputs
 
     def create_cache(self, blocks: int, window_blocks: int = 0, states: int = 0) -> PluginCache:
-        """Allocate a cache of `blocks` blocks, which windows share. Raises DeviceError."""
+        """Allocate a cache. Raises DeviceError."""
         with _errors(self._backend):
-            block_size, dtype, size = self._program.cache_layout()
-            cache = self._program.create_cache(blocks)
-        return PluginCache(self._backend, cache, CacheLayout(block_size, _DTYPE_NAMES[dtype], size), blocks)
+            block_size, dtype, *sizes = self._program.cache_layout()
+            cache = self._program.create_cache(blocks, window_blocks, states)
+        return PluginCache(self._backend, cache, CacheLayout(block_size, _DTYPE_NAMES[dtype], *sizes), blocks)
 
     def run(self, step: Step, cache: PluginCache | None, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the part once.
@@ -168,6 +169,8 @@ class PluginExecutable:
                 step.rows,
                 None if cache is None else cache.handle,
                 [inputs[name] for name in self._inputs] if self._inputs else [],
+                step.window_tables,
+                step.state_slots,
             )
         except _native.CallError as error:
             raise _converted(error, self._backend) from None
@@ -201,8 +204,9 @@ class PluginCache:
             self.handle.copy_block(source, target)
 
     def copy_state(self, source: int, target: int) -> None:
-        """Raises DeviceError: the header has no states."""
-        raise DeviceError(self._backend, "a plug-in should have states to copy one, the header has none")
+        """Copy one state slot in all layers. Raises DeviceError for a slot that does not exist."""
+        with _errors(self._backend):
+            self.handle.copy_state(source, target)
 
 
 # ---- rows of native/python/part.h ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The one door to a chip: the Backend protocol, version 1.1. `native/include/datong/backend.h` has the same verbs in C.
+"""The one door to a chip: the Backend protocol, version 1.2. `native/include/datong/backend.h` has the same verbs in C.
 
 A backend written in Python implements `Backend` directly; one written in C is a shared library behind
 `backends/plugin.py`, which implements this protocol over the header. Methods are marked required or optional;
@@ -16,7 +16,7 @@ import numpy as np
 
 from datong.spec.program import Node, Part, Step, Value
 
-API_VERSION = (1, 1)
+API_VERSION = (1, 2)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,11 @@ namespace {
 // A step of more tokens would overflow no sum below; no machine has memory for it.
 constexpr int64_t kMostTokens = int64_t{1} << 24;
 
+// Was the step filled in by a host that knows window tables and state slots?
+bool covers_states(const dt_step& step) {
+  return step.struct_size >= offsetof(dt_step, state_slots) + sizeof step.state_slots;
+}
+
 }  // namespace
 
 Program::Program(std::shared_ptr<Device> device, const dt_part& part, const ProgramOptions& options)
@@ -91,16 +96,23 @@ void Program::read_caches(const dt_part& part) {
   for (int32_t i = 0; i < part.cache_count; ++i) {
     const dt_cache_spec& c = item(part.caches, i);
     constexpr int32_t kMost = 1 << 16;
-    if (c.kv_heads < 1 || c.key_dim < 1 || c.value_dim < 1 || c.kv_heads > kMost || c.key_dim > kMost ||
+    const int32_t kind = c.struct_size >= offsetof(dt_cache_spec, kind) + sizeof c.kind ? c.kind : DT_CACHE_TOKENS;
+    if (kind != DT_CACHE_TOKENS && kind != DT_CACHE_RECURRENT && kind != DT_CACHE_CONV)
+      throw Error(DT_UNSUPPORTED, text("[cpu] the cache of layer %d is of kind %d, which this backend does not keep", c.layer, kind));
+    const int32_t least = kind == DT_CACHE_CONV ? 0 : 1;  // a convolution over one token keeps nothing
+    if (c.kv_heads < 1 || c.key_dim < 1 || c.value_dim < least || c.kv_heads > kMost || c.key_dim > kMost << 4 ||
         c.value_dim > kMost || c.window < 0)
       throw Error(DT_INVALID, text("[cpu] the cache of layer %d has a size that is not positive or too large", c.layer));
     for (const CacheSpec& other : caches_)
-      if (other.layer == c.layer) throw Error(DT_INVALID, text("[cpu] layer %d has two caches", c.layer));
-    caches_.push_back({c.layer, c.kv_heads, c.key_dim, c.value_dim, c.window});
+      if (other.layer == c.layer && static_cast<int32_t>(other.kind) == kind)
+        throw Error(DT_INVALID, text("[cpu] layer %d has two caches of one kind", c.layer));
+    caches_.push_back({c.layer, c.kv_heads, c.key_dim, c.value_dim, c.window, static_cast<CacheKind>(kind)});
   }
-  for (const CacheSpec& c : caches_) longest_window_ = std::max(longest_window_, c.window);
-  for (const CacheSpec& c : caches_)
-    if (c.window == 0) longest_window_ = 0;
+  for (const CacheSpec& c : caches_) {
+    has_states_ = has_states_ || c.is_state();
+    has_full_ = has_full_ || (!c.is_state() && !c.is_window());
+    if (c.is_window()) longest_window_ = std::max(longest_window_, c.window);
+  }
 }
 
 // Planned temps must lie in their arena; the others get their own place behind it.
@@ -206,8 +218,8 @@ Program::Schedule Program::plan_schedule(bool small) const {
   return plan;
 }
 
-std::unique_ptr<Cache> Program::create_cache(int64_t blocks) const {
-  return std::make_unique<Cache>(caches_, cache_type_, blocks);
+std::unique_ptr<Cache> Program::create_cache(const CacheSize& size) const {
+  return std::make_unique<Cache>(caches_, cache_type_, size);
 }
 
 int64_t Program::arena_bytes() const {
@@ -275,7 +287,7 @@ void Program::place_private(int64_t tokens, int64_t rows) {
   }
 }
 
-void Program::check_step(const dt_step& step, const Cache* cache) const {
+void Program::check_step(const dt_step& step, const Cache* cache) {
   if (step.struct_size < offsetof(dt_step, row_indices) + sizeof step.row_indices)
     throw Error(DT_INVALID, text("[run] dt_step has struct_size %zu, version 1.0 has %zu", step.struct_size, sizeof step));
   auto number = [](int64_t n) { return static_cast<long long>(n); };
@@ -296,14 +308,44 @@ void Program::check_step(const dt_step& step, const Cache* cache) const {
   if (cache->specs() != caches_ || cache->type() != cache_type_)
     throw Error(DT_INVALID, "[run] the cache belongs to another program");
   if (step.tokens && step.sequences == 0) throw Error(DT_INVALID, "[run] the step has tokens and no sequences");
-  if (step.sequences) check_tables(step, *cache);
+  if (step.sequences == 0) return;
+  check_sequences(step);
+  const bool apart = cache->size().window_blocks > 0 && longest_window_ > 0, extended = covers_states(step);
+  if (has_full_ || (longest_window_ && !apart))
+    check_tables(step, step.block_tables, step.table_width, cache->size().blocks, has_full_ ? 0 : longest_window_);
+  if (apart) {
+    if (!extended || !step.window_tables) throw Error(DT_INVALID, "[run] the step lacks window_tables");
+    check_tables(step, step.window_tables, step.window_width, cache->size().window_blocks, longest_window_);
+  }
+  if (has_states_) {
+    if (!extended || !step.state_slots) throw Error(DT_INVALID, "[run] the step lacks state_slots");
+    check_slots(step, *cache);
+  }
 }
 
-// Every block that attention will read or write exists.
-void Program::check_tables(const dt_step& step, const Cache& cache) const {
+// Every sequence has a slot of its own.
+void Program::check_slots(const dt_step& step, const Cache& cache) {
+  const int64_t count = cache.size().states;
+  if (static_cast<int64_t>(slot_seen_.size()) < count) slot_seen_.resize(static_cast<size_t>(count), 0);
+  if (++steps_ == 0) {
+    std::fill(slot_seen_.begin(), slot_seen_.end(), 0);
+    steps_ = 1;
+  }
+  for (int64_t s = 0; s < step.sequences; ++s) {
+    const int32_t slot = step.state_slots[s];
+    if (slot < 0 || slot >= count)
+      throw Error(DT_INVALID, text("[run] the state slot of sequence %lld is %d, the cache has slots 0 .. %lld",
+                                   static_cast<long long>(s), slot, static_cast<long long>(count - 1)));
+    if (slot_seen_[static_cast<size_t>(slot)] == steps_)
+      throw Error(DT_INVALID, text("[run] state slot %d belongs to two sequences", slot));
+    slot_seen_[static_cast<size_t>(slot)] = steps_;
+  }
+}
+
+void Program::check_sequences(const dt_step& step) const {
   auto number = [](int64_t n) { return static_cast<long long>(n); };
-  if (!step.query_starts || !step.context_lens || !step.block_tables || step.table_width < 0)
-    throw Error(DT_INVALID, "[run] the step lacks query_starts, context_lens or block_tables");
+  if (!step.query_starts || !step.context_lens)
+    throw Error(DT_INVALID, "[run] the step lacks query_starts or context_lens");
   if (step.query_starts[0] != 0 || step.query_starts[step.sequences] != step.tokens)
     throw Error(DT_INVALID, text("[run] query_starts run from 0 to the %lld tokens of the step, %lld to %lld came",
                                  number(step.tokens), number(step.query_starts[0]),
@@ -312,19 +354,28 @@ void Program::check_tables(const dt_step& step, const Cache& cache) const {
     const int64_t fresh = step.query_starts[s + 1] - step.query_starts[s], context = step.context_lens[s];
     if (fresh < 0 || step.query_starts[s + 1] > step.tokens)
       throw Error(DT_INVALID, text("[run] query_starts of sequence %lld are not in order", number(s)));
-    if (fresh == 0) continue;
-    if (context < fresh)
+    if (fresh && context < fresh)
       throw Error(DT_INVALID, text("[run] sequence %lld has %lld new tokens and a context of %lld", number(s), number(fresh),
                                    number(context)));
-    if (context > step.table_width * kBlockSize)
+  }
+}
+
+// Every block that attention will read or write exists. `window`: the longest reach; 0: all.
+void Program::check_tables(const dt_step& step, const int32_t* tables, int64_t width, int64_t blocks, int64_t window) const {
+  auto number = [](int64_t n) { return static_cast<long long>(n); };
+  if (!tables || width < 0) throw Error(DT_INVALID, "[run] the step lacks block_tables");
+  for (int64_t s = 0; s < step.sequences; ++s) {
+    const int64_t fresh = step.query_starts[s + 1] - step.query_starts[s], context = step.context_lens[s];
+    if (fresh == 0) continue;
+    if (context > width * kBlockSize)
       throw Error(DT_INVALID, text("[run] sequence %lld has a context of %lld tokens, its block table covers %lld", number(s),
-                                   number(context), number(step.table_width * kBlockSize)));
-    const int64_t seen = longest_window_ ? std::max<int64_t>(0, context - fresh - longest_window_ + 1) : 0;
-    const int32_t* table = step.block_tables + s * step.table_width;
+                                   number(context), number(width * kBlockSize)));
+    const int64_t seen = window ? std::max<int64_t>(0, context - fresh - window + 1) : 0;
+    const int32_t* table = tables + s * width;
     for (int64_t b = seen / kBlockSize; b * kBlockSize < context; ++b)
-      if (table[b] < 0 || table[b] >= cache.blocks())
+      if (table[b] < 0 || table[b] >= blocks)
         throw Error(DT_INVALID, text("[run] block %lld of sequence %lld is %d, the cache has blocks 0 .. %lld", number(b),
-                                     number(s), table[b], number(cache.blocks() - 1)));
+                                     number(s), table[b], number(blocks - 1)));
   }
 }
 
@@ -367,6 +418,10 @@ void Program::run(const Cache* cache, const dt_step& step, const dt_tensor* inpu
   run_.context_lens = step.context_lens;
   run_.block_tables = step.block_tables;
   run_.table_width = step.table_width;
+  const bool extended = covers_states(step);
+  run_.window_tables = extended ? step.window_tables : nullptr;
+  run_.window_width = extended ? step.window_width : 0;
+  run_.state_slots = extended ? step.state_slots : nullptr;
   run_.cache = cache;
   reserve(step.tokens, step.rows);
   bind_inputs(step, inputs, input_count);

@@ -36,7 +36,7 @@ class Program {
   void run(const Cache* cache, const dt_step& step, const dt_tensor* inputs, int32_t input_count, dt_tensor* outputs,
            int32_t output_count);
 
-  std::unique_ptr<Cache> create_cache(int64_t blocks) const;
+  std::unique_ptr<Cache> create_cache(const CacheSize& size) const;
   size_t node_count() const { return tasks_.size(); }
   const std::string& implementation(size_t node) const { return tasks_[node]->implementation; }
   const std::vector<CacheSpec>& caches() const { return caches_; }
@@ -70,8 +70,10 @@ class Program {
   void build_tasks(const dt_part& part);
   void check_defined(const NodeView& node, std::vector<bool>& defined) const;
   Schedule plan_schedule(bool small) const;
-  void check_step(const dt_step& step, const Cache* cache) const;
-  void check_tables(const dt_step& step, const Cache& cache) const;
+  void check_step(const dt_step& step, const Cache* cache);
+  void check_sequences(const dt_step& step) const;
+  void check_tables(const dt_step& step, const int32_t* tables, int64_t width, int64_t blocks, int64_t window) const;
+  void check_slots(const dt_step& step, const Cache& cache);
   void bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t input_count);
   void* host_input(const Value& v, const dt_tensor* inputs, int32_t i, int32_t count) const;
   void reserve(int64_t tokens, int64_t rows);
@@ -87,7 +89,10 @@ class Program {
   std::vector<int> outputs_;
   std::vector<CacheSpec> caches_;
   CacheType cache_type_;
-  int64_t longest_window_ = 0;  // of all caches; 0: one is unlimited
+  int64_t longest_window_ = 0;   // of the caches that keep a window
+  bool has_full_ = false, has_states_ = false;
+  std::vector<uint32_t> slot_seen_;  // by state slot, the number of the step that used it last
+  uint32_t steps_ = 0;
   std::vector<std::unique_ptr<Task>> tasks_;
   std::vector<std::vector<int>> reads_, writes_;  // temps of each task
   Schedule small_, large_;

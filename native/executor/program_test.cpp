@@ -43,7 +43,7 @@ class Model : public TestPart {
 
  private:
   int block(int x, int cos, int sin, int layer) {
-    caches_.push_back({sizeof(dt_cache_spec), layer, kKvHeads, kHeadDim, kHeadDim, 0});
+    caches_.push_back({sizeof(dt_cache_spec), layer, kKvHeads, kHeadDim, kHeadDim, 0, DT_CACHE_TOKENS});
     const int normed = temp(kWidth), q = temp(kHeads * kHeadDim), k = temp(kKvHeads * kHeadDim), v = temp(kKvHeads * kHeadDim);
     norm(x, normed);
     node("linear_multi", {normed, matrix(kHeads * kHeadDim, kWidth), matrix(kKvHeads * kHeadDim, kWidth), matrix(kKvHeads * kHeadDim, kWidth)},
@@ -77,7 +77,7 @@ class Session {
  public:
   Session(const Model& model, const char* isa, int threads)
       : program_(std::make_shared<Device>(cpu_features_for(isa), isa, threads), model.part(), {CacheType::f32, true}),
-        cache_(program_.create_cache(kSequences * kContext / kBlockSize)) {}
+        cache_(program_.create_cache({kSequences * kContext / kBlockSize})) {}
 
   // Feeds counts[s] tokens to each sequence; logits of all of them.
   Floats feed(const std::vector<int64_t>& counts) {
@@ -95,7 +95,7 @@ class Session {
     }
     const auto tokens = static_cast<int64_t>(ids.size());
     const dt_step step{sizeof(dt_step), tokens, static_cast<int64_t>(counts.size()), tokens, ids.data(), positions.data(),
-                       starts.data(), contexts.data(), tables.data(), kContext / kBlockSize, rows.data()};
+                       starts.data(), contexts.data(), tables.data(), kContext / kBlockSize, rows.data(), nullptr, 0, nullptr};
     dt_tensor out{};
     program_.run(cache_.get(), step, nullptr, 0, &out, 1);
     const float* logits = static_cast<const float*>(out.data);

@@ -19,6 +19,9 @@ struct Run {
   const int64_t* context_lens = nullptr;  // [S]
   const int32_t* block_tables = nullptr;  // [S, table_width]
   int64_t table_width = 0;
+  const int32_t* window_tables = nullptr;  // [S, window_width]; of windows with blocks of their own
+  int64_t window_width = 0;
+  const int32_t* state_slots = nullptr;  // [S]
   const Cache* cache = nullptr;
   void* const* at = nullptr;         // address of each value, by index
   uint8_t* shared = nullptr;         // scratch that all threads see
@@ -96,6 +99,9 @@ std::unique_ptr<Task> make_add_rms_norm(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_rope_table(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_rope(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_attention(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_causal_conv(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_gated_delta(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_linear_attention(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_glu(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_elementwise(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_slice(const NodeView&, const BuildContext&);

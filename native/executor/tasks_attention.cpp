@@ -104,7 +104,7 @@ class Attention : public Task {
 
   void find_cache(const NodeView& node, const std::vector<CacheSpec>& caches, int64_t layer) {
     for (size_t i = 0; i < caches.size(); ++i) {
-      if (caches[i].layer != layer) continue;
+      if (caches[i].layer != layer || caches[i].is_state()) continue;
       if (caches[i].kv_heads != heads_ || caches[i].key_dim != dim_ || caches[i].value_dim != value_dim_)
         node.invalid(text("does not fit the cache of layer %lld", static_cast<long long>(layer)));
       if (caches[i].window && (window_ == 0 || window_ > caches[i].window))
@@ -116,6 +116,10 @@ class Attention : public Task {
   }
 
   static int64_t new_tokens(const Run& run, int64_t s) { return run.query_starts[s + 1] - run.query_starts[s]; }
+  const int32_t* table(const Run& run, int64_t s) const {
+    return run.cache->is_apart(cache_index_) ? run.window_tables + s * run.window_width
+                                             : run.block_tables + s * run.table_width;
+  }
   int64_t tiles(const Run& run, int64_t s) const { return (new_tokens(run, s) * group_ + kMaxRows - 1) / kMaxRows; }
 
   Plan make_plan(const Run& run, int threads) const {
@@ -141,7 +145,7 @@ class Attention : public Task {
       const int64_t token = i / heads_, head = i % heads_;
       while (token >= run.query_starts[s + 1]) ++s;
       const int64_t position = run.context_lens[s] - run.query_starts[s + 1] + token;
-      const int32_t block = run.block_tables[s * run.table_width + position / kBlockSize];
+      const int32_t block = table(run, s)[position / kBlockSize];
       kernel_.store(layer, block, position % kBlockSize, head, run.floats(k_) + i * dim_,
                     run.floats(v_) + i * value_dim_);
     }
@@ -154,7 +158,7 @@ class Attention : public Task {
     AttentionArgs a;
     a.layer = &layer;
     a.head = item.head;
-    a.blocks = run.block_tables + s * run.table_width;
+    a.blocks = table(run, s);
     a.rows = static_cast<int>(std::min<int64_t>(kMaxRows, n * group_ - item.tile * kMaxRows));
     int64_t least = context;
     for (int r = 0; r < a.rows; ++r) {

@@ -201,12 +201,30 @@ dt_error* program_memory(const dt_program* program, dt_memory* out) {
 dt_error* cache_layout(const dt_program* program, dt_cache_layout* out) {
   const Program& p = program->program;
   const int32_t dtype = p.cache_type() == CacheType::f32 ? DT_F32 : p.cache_type() == CacheType::f16 ? DT_F16 : DT_BF16;
-  *out = {sizeof *out, static_cast<int32_t>(kBlockSize), dtype, cache_bytes_per_block(p.caches(), p.cache_type())};
+  const int64_t full = cache_bytes_per_block(p.caches(), p.cache_type(), false);
+  const int64_t windows = cache_bytes_per_block(p.caches(), p.cache_type(), true);
+  const dt_cache_layout all{sizeof all, static_cast<int32_t>(kBlockSize), dtype, full, windows, cache_bytes_per_state(p.caches())};
+  const size_t room = out->struct_size;  // an older host counts windows among the blocks
+  if (room >= sizeof all) {
+    *out = all;
+  } else {
+    out->block_size = all.block_size;
+    out->dtype = all.dtype;
+    out->bytes_per_block = full + windows;
+  }
   return nullptr;
 }
 
 dt_error* cache_create(dt_program* program, int32_t blocks, dt_cache** out) {
-  return guarded([&] { *out = new dt_cache{program->program.create_cache(blocks)}; });
+  return guarded([&] { *out = new dt_cache{program->program.create_cache({blocks})}; });
+}
+
+dt_error* cache_create_sized(dt_program* program, int32_t blocks, int32_t window_blocks, int32_t states, dt_cache** out) {
+  return guarded([&] { *out = new dt_cache{program->program.create_cache({blocks, window_blocks, states})}; });
+}
+
+dt_error* cache_copy_state(dt_cache* cache, int32_t source, int32_t target, dt_stream*) {
+  return guarded([&] { cache->cache->copy_state(source, target); });
 }
 
 void cache_free(dt_cache* cache) { delete cache; }
@@ -247,6 +265,8 @@ const dt_api* api() {
     a.cache_free = cache_free;
     a.cache_copy_block = cache_copy_block;
     a.run = run;
+    a.cache_create_sized = cache_create_sized;
+    a.cache_copy_state = cache_copy_state;
     return a;
   }();
   return &table;

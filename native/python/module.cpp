@@ -20,6 +20,7 @@ namespace {
 using OptionRows = std::vector<std::tuple<std::string, std::string>>;
 using Numbers = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Tables = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Slots = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Activation = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 
 // ---- objects: each keeps the one it came from alive ------------------------------------------------------------------
@@ -97,8 +98,8 @@ std::shared_ptr<Program> compile(std::shared_ptr<Device> device, std::vector<Val
                                  const OptionRows& rows) {
   const PartStructs structs(std::move(values), std::move(nodes));
   std::vector<dt_cache_spec> caches;
-  for (const auto& [layer, kv_heads, key_dim, value_dim, window] : cache_rows)
-    caches.push_back({sizeof(dt_cache_spec), layer, kv_heads, key_dim, value_dim, window});
+  for (const auto& [layer, kv_heads, key_dim, value_dim, window, kind] : cache_rows)
+    caches.push_back({sizeof(dt_cache_spec), layer, kv_heads, key_dim, value_dim, window, kind});
   const dt_part part{sizeof(dt_part),
                      static_cast<int32_t>(structs.values.size()),
                      static_cast<int32_t>(structs.nodes.size()),
@@ -148,14 +149,19 @@ nb::tuple cache_layout(const Program& program) {
   dt_cache_layout l{};
   l.struct_size = sizeof l;
   program.library->check(program.library->api().cache_layout(program.program, &l));
-  return nb::make_tuple(l.block_size, l.dtype, l.bytes_per_block);
+  return nb::make_tuple(l.block_size, l.dtype, l.bytes_per_block, l.bytes_per_window_block, l.bytes_per_state);
 }
 
-std::shared_ptr<Cache> create_cache(std::shared_ptr<Program> program, int32_t blocks) {
-  if (!program->library->api().cache_create) throw CallError(DT_UNSUPPORTED, "[plug-in] this backend has no caches");
+std::shared_ptr<Cache> create_cache(std::shared_ptr<Program> program, int32_t blocks, int32_t window_blocks, int32_t states) {
+  const dt_api& api = program->library->api();
+  if (!api.cache_create) throw CallError(DT_UNSUPPORTED, "[plug-in] this backend has no caches");
+  if (!api.cache_create_sized && (window_blocks || states))
+    throw CallError(DT_UNSUPPORTED, "[plug-in] this backend keeps no windows of their own and no states");
   auto cache = std::make_shared<Cache>();
   cache->program = program;
-  program->library->check(program->library->api().cache_create(program->program, blocks, &cache->cache));
+  program->library->check(api.cache_create_sized
+                              ? api.cache_create_sized(program->program, blocks, window_blocks, states, &cache->cache)
+                              : api.cache_create(program->program, blocks, &cache->cache));
   return cache;
 }
 
@@ -164,14 +170,23 @@ void copy_block(const Cache& cache, int32_t source, int32_t target) {
   library.check(library.api().cache_copy_block(cache.cache, source, target, nullptr));
 }
 
+void copy_state(const Cache& cache, int32_t source, int32_t target) {
+  const Library& library = *cache.program->library;
+  if (!library.api().cache_copy_state) throw CallError(DT_UNSUPPORTED, "[plug-in] this backend keeps no states");
+  library.check(library.api().cache_copy_state(cache.cache, source, target, nullptr));
+}
+
 // The arrays must agree on T, S and R; their contents are the plug-in's to check.
 dt_step make_step(const Numbers& ids, const Numbers& positions, const Numbers& query_starts, const Numbers& context_lens,
-                  const Tables& block_tables, const Numbers& rows) {
+                  const Tables& block_tables, const Numbers& rows, const std::optional<Tables>& window_tables,
+                  const std::optional<Slots>& state_slots) {
   if (positions.shape(0) != ids.shape(0))
     throw CallError(DT_INVALID, "[run] ids and positions of a step have the same length");
   const size_t sequences = context_lens.shape(0);
   if (query_starts.shape(0) != sequences + 1 || block_tables.shape(0) != sequences)
     throw CallError(DT_INVALID, "[run] a step of S sequences has S + 1 query_starts, S context_lens and S block tables");
+  if ((window_tables && window_tables->shape(0) != sequences) || (state_slots && state_slots->shape(0) != sequences))
+    throw CallError(DT_INVALID, "[run] a step of S sequences has S window tables and S state slots, where it has any");
   return {sizeof(dt_step),
           static_cast<int64_t>(ids.shape(0)),
           static_cast<int64_t>(sequences),
@@ -182,15 +197,19 @@ dt_step make_step(const Numbers& ids, const Numbers& positions, const Numbers& q
           context_lens.data(),
           block_tables.data(),
           static_cast<int64_t>(block_tables.shape(1)),
-          rows.data()};
+          rows.data(),
+          window_tables ? window_tables->data() : nullptr,
+          window_tables ? static_cast<int64_t>(window_tables->shape(1)) : 0,
+          state_slots ? state_slots->data() : nullptr};
 }
 
 nb::list run(nb::handle self, const Numbers& ids, const Numbers& positions, const Numbers& query_starts,
              const Numbers& context_lens, const Tables& block_tables, const Numbers& rows, std::optional<Cache*> cache,
-             const std::vector<Activation>& inputs) {
+             const std::vector<Activation>& inputs, const std::optional<Tables>& window_tables,
+             const std::optional<Slots>& state_slots) {
   Program& program = nb::cast<Program&>(self);
   if (cache && (*cache)->program.get() != &program) throw CallError(DT_INVALID, "[run] the cache belongs to another program");
-  const dt_step step = make_step(ids, positions, query_starts, context_lens, block_tables, rows);
+  const dt_step step = make_step(ids, positions, query_starts, context_lens, block_tables, rows, window_tables, state_slots);
   std::vector<dt_tensor> in;
   for (const Activation& a : inputs)
     in.push_back({sizeof(dt_tensor), DT_F32, static_cast<int32_t>(a.ndim()), a.shape_ptr(), const_cast<float*>(a.data())});
@@ -245,10 +264,13 @@ NB_MODULE(_native, m) {
   nb::class_<Program>(m, "Program")
       .def("node_implementation", node_implementation, "node"_a)
       .def("memory", memory, "(weights_mapped, weights_private, arena) in bytes")
-      .def("cache_layout", cache_layout, "(block_size, dtype, bytes_per_block)")
-      .def("create_cache", create_cache, "blocks"_a)
+      .def("cache_layout", cache_layout, "(block_size, dtype, bytes_per_block, bytes_per_window_block, bytes_per_state)")
+      .def("create_cache", create_cache, "blocks"_a, "window_blocks"_a = 0, "states"_a = 0)
       .def("run", run, "ids"_a.noconvert(), "positions"_a.noconvert(), "query_starts"_a.noconvert(),
            "context_lens"_a.noconvert(), "block_tables"_a.noconvert(), "rows"_a.noconvert(), "cache"_a.none(),
-           "inputs"_a.noconvert(), "outputs, each a view of the program's memory: valid until the next run");
-  nb::class_<Cache>(m, "Cache").def("copy_block", copy_block, "source"_a, "target"_a);
+           "inputs"_a.noconvert(), "window_tables"_a.noconvert().none() = nb::none(),
+           "state_slots"_a.noconvert().none() = nb::none(), "outputs, each a view of the program's memory: valid until the next run");
+  nb::class_<Cache>(m, "Cache")
+      .def("copy_block", copy_block, "source"_a, "target"_a)
+      .def("copy_state", copy_state, "source"_a, "target"_a);
 }

@@ -26,8 +26,8 @@ using ValueRow = std::tuple<std::string, int32_t, int32_t, std::vector<int64_t>,
 using AttrRow = std::tuple<std::string, int32_t, int64_t, double, std::string>;
 // op, name, inputs, outputs, attrs
 using NodeRow = std::tuple<std::string, std::string, std::vector<int32_t>, std::vector<int32_t>, std::vector<AttrRow>>;
-// layer, kv_heads, key_dim, value_dim, window
-using CacheRow = std::tuple<int32_t, int32_t, int32_t, int32_t, int64_t>;
+// layer, kv_heads, key_dim, value_dim, window, kind
+using CacheRow = std::tuple<int32_t, int32_t, int32_t, int32_t, int64_t, int32_t>;
 
 // Owns the structs and keeps the rows, whose text and numbers they point to.
 class PartStructs {

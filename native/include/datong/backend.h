@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Datong backend interface, version 1.1: the one door between Datong and a chip.
+ * Datong backend interface, version 1.2: the one door between Datong and a chip.
  *
  * A backend is a shared library that exports one symbol, `datong_backend_get_api`. Datong calls the functions of the
  * table that it returns. The Python protocol datong/spec/backend.py has the same verbs.
@@ -27,7 +27,8 @@ extern "C" {
 #endif
 
 #define DT_API_MAJOR 1 /* differs: refused */
-#define DT_API_MINOR 1 /* grows with appended fields and functions. 1: dt_value.swapped, stacks of experts */
+#define DT_API_MINOR 2 /* grows with appended fields and functions. 1: dt_value.swapped, stacks of experts; 2: kinds of
+                          caches, window tables, state slots */
 
 /* ---- plain data ------------------------------------------------------------------------------------------------ */
 
@@ -117,10 +118,20 @@ typedef struct dt_node {
   const dt_attr* attrs;
 } dt_node;
 
-typedef struct dt_cache_spec {
+/* What a cache keeps. datong/spec/program.py, CacheSpec. A kind that a backend does not know is DT_UNSUPPORTED. */
+typedef enum dt_cache_kind {
+  DT_CACHE_TOKENS = 0,    /* keys and values of every token, or of the last `window` ones */
+  DT_CACHE_LATENT = 1,    /* one row of key_dim per token, whose first value_dim channels are the value as well */
+  DT_CACHE_INDEX = 2,     /* keys only, of every token */
+  DT_CACHE_RECURRENT = 3, /* per sequence: f32 [kv_heads, key_dim, value_dim] */
+  DT_CACHE_CONV = 4       /* per sequence: f32 [1, key_dim channels, value_dim tokens], oldest first */
+} dt_cache_kind;
+
+typedef struct dt_cache_spec { /* a layer has at most one of each kind */
   size_t struct_size;
   int32_t layer, kv_heads, key_dim, value_dim;
   int64_t window; /* tokens; 0 = unlimited */
+  int32_t kind;   /* since 1.2: dt_cache_kind */
 } dt_cache_spec;
 
 typedef struct dt_part {
@@ -152,6 +163,10 @@ typedef struct dt_step {
   const int32_t* block_tables; /* [S, table_width] */
   int64_t table_width;
   const int64_t* row_indices; /* [R] */
+  /* since 1.2 */
+  const int32_t* window_tables; /* [S, window_width], -1 where no window reaches; read where the cache has window_blocks */
+  int64_t window_width;
+  const int32_t* state_slots; /* [S], all different; a state is read unless context_lens = new tokens, and written */
 } dt_step;
 
 typedef struct dt_answer { /* of supports */
@@ -172,7 +187,9 @@ typedef struct dt_cache_layout {
   size_t struct_size;
   int32_t block_size; /* tokens */
   int32_t dtype;
-  int64_t bytes_per_block; /* all layers, K and V */
+  int64_t bytes_per_block; /* all layers, K and V; but for those that bytes_per_window_block counts */
+  /* since 1.2; 0: windows always share the blocks; there are no states */
+  int64_t bytes_per_window_block, bytes_per_state;
 } dt_cache_layout;
 
 typedef struct dt_memory {
@@ -239,6 +256,10 @@ typedef struct dt_api {
   dt_error* (*event_record)(dt_stream*, dt_event** out);
   dt_error* (*event_wait)(dt_stream*, dt_event*);
   void (*event_free)(dt_event*);
+
+  /* since 1.2, optional: NULL = windows share the blocks, and there are no states. window_blocks 0: windows share. */
+  dt_error* (*cache_create_sized)(dt_program*, int32_t blocks, int32_t window_blocks, int32_t states, dt_cache** out);
+  dt_error* (*cache_copy_state)(dt_cache*, int32_t source, int32_t target, dt_stream*);
 } dt_api;
 
 /* The one entry. `major`, `minor`: what the host speaks. Returns NULL if the library cannot speak that major version. */

@@ -1,0 +1,3 @@
+#include "kernels/causal_conv/causal_conv_simd.h"
+
+void datong::causal_conv_neon(const CausalConvArgs& a) { causal_conv_simd(a); }

@@ -1,0 +1,3 @@
+#include "kernels/recurrence/recurrence_simd.h"
+
+void datong::recurrence_avx512(const RecurrenceArgs& a) { recurrence_simd(a); }
