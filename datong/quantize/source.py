@@ -89,6 +89,8 @@ def _matrix(package: Package, places: Mapping[tuple[str, int], str], one: Value,
     pieces = {p.role: package.tensor(places[p.file, p.offset]) for p in one.pieces}
     shape = tuple(int(d) for d in one.shape)
     shape = (*shape[:-2], shape[-1], shape[-2]) if one.swapped else shape
+    if not formats.BY_NAME[one.format].block:  # the graph may have reshaped it: a convolution is stored [C, 1, K]
+        shape = tuple(pieces["codes"].shape)
     return Matrix(tensor, value, role, shape, formats.BY_NAME[one.format], one.swapped, pieces)
 
 

@@ -113,6 +113,16 @@ def test_experts_in_one_tensor_stay_in_one(weights: str, tmp_path: Path) -> None
     assert np.std(ours - before) / np.std(before) < (0.1 if weights == "int8" else 0.6)
 
 
+def test_a_convolution_keeps_the_shape_it_is_stored_in(tmp_path: Path) -> None:
+    found = quantise(GOLDENS / "qwen3_next", tmp_path / "made", "int8")
+    shapes = {c.matrix.name: c.matrix.shape for c in found.choices}
+    assert shapes["model.layers.0.linear_attn.conv1d.weight"] == (128, 1, 4)
+    assert formats(found)["model.layers.0.linear_attn.conv1d.weight"] == "f32"
+    assert formats(found)["model.layers.0.linear_attn.in_proj_qkvz.weight"] == "q8_0"
+    assert formats(found)["model.layers.0.linear_attn.A_log"] == "f32"
+    assert np.isfinite(datong.load(found.package, "reference").logits(np.arange(1, 9))).all()
+
+
 def test_heads_for_speculation_come_along(tmp_path: Path) -> None:
     found = quantise(GOLDENS / "step3p5", tmp_path / "made", "int4")
     assert len(found.package.graphs()) == len(found.origin.graphs()) == 2
