@@ -16,10 +16,9 @@ FAMILIES = ["internlm2", "internlm3", "llama3", "llama3_sharded", "qwen2", "qwen
 FAMILIES += ["glm4", "neo_chat", "step1"]
 FAMILIES += ["glm4_moe", "gpt_oss", "minimax_m2", "qwen3_moe", "step3_text", "step3p5", "step3p7"]
 FAMILIES += ["deepseek_v3", "glm4_moe_lite"]
-STATES = ["minimax_text01", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"]  # per sequence
+FAMILIES += ["minimax_text01", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"]
 DEVICES = ["reference", "cpu"]
 BOTH = [(family, device) for family in FAMILIES for device in DEVICES]
-BOTH += [(family, "reference") for family in STATES]
 BOUND = 2e-3  # tests/data/goldens/README.md
 
 

@@ -21,7 +21,7 @@ BOUNDS = {"minimax_text01": 2e-3, "qwen3_5_moe": 1e-2, "qwen3_5_moe_text": 1e-2,
           "qwen3_next": 1e-2}  # fmt: skip
 CHIPS = ["sim:ascend-910b", "sim:biren-br1xx", "sim:biren-br2xx", "sim:enflame-s60", "sim:iluvatar-bi-v150",
          "sim:metax-c500", "sim:moorethreads-s5000"]  # fmt: skip
-DEVICES = ["reference", "torch:cpu", "onnxruntime"]
+DEVICES = ["reference", "cpu", "torch:cpu", "onnxruntime"]
 CASES = [(device, family) for device in DEVICES for family in BOUNDS]
 CASES += [(chip, family) for chip in CHIPS for family in ("minimax_text01", "qwen3_next")]  # all of them: test_sim.py
 SLOTS = 6
