@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_BYTES = (1 << 31) - 1  # protobuf's own limit
 MAX_IR, MAX_OPSET = 14, 28  # what the pinned onnx can check (facts of onnx 1.23)
 STALE = "the weight file was replaced or edited since: import the model again"
-MAX_NESTING = 16  # graphs inside attributes of nodes; ours have none, Scan and If of others one or two
+MAX_NESTING = 16  # graphs inside attributes of nodes; our Scan has one level, Scan and If of others one or two
 
 
 @dataclass(frozen=True)
