@@ -19,8 +19,8 @@ from datong.spec.caches import caches_of
 from datong.spec.program import Node
 
 # Tokens of a chunk: products inside it grow with it, steps from chunk to chunk shrink. Measured with 8 heads of 128
-# channels, 512 new tokens, one thread of an AMD EPYC: linear 6.2 ms by 32, 6.1 by 64, 7.5 by 128, 11 by 256; delta, which
-# inverts a triangle of this size, 13 by 16, 13 by 32, 20 by 64, 39 by 128, 61 token by token.
+# channels, 512 new tokens, one thread of an AMD EPYC: linear 6.2 ms by 32, 6.1 by 64, 7.5 by 128, 11 by 256; delta,
+# which inverts a triangle of this size, 13 by 16, 13 by 32, 20 by 64, 39 by 128, 61 token by token.
 LINEAR_CHUNK, DELTA_CHUNK = 64, 32
 
 Inner = Callable[..., tuple[Tensor, Tensor]]  # (state [B, …], inputs [B, n, width]) -> y [B, n, width], state
