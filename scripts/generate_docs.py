@@ -19,6 +19,7 @@ from datong import env, errors
 from datong.chips.check import facts
 from datong.chips.load import stacks
 from datong.chips.schema import Fact, FusedOperator, Generation, Pair, Stack
+from datong.importer.families import table
 from datong.spec import formats, ops, reference, tolerance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -240,7 +241,37 @@ def _fused(operators: list[FusedOperator]) -> str:
     return text
 
 
-PAGES = {"ops.md": operators, "errors.md": exceptions, "env.md": variables}
+def model_families() -> str:
+    """Every family, and the evidence for it on each backend."""
+    known, found = table.families(), table.evidence()
+    rows = [[f"`{name}`", f.maker, f.models, f.leaves_out] for name, f in known.items()]
+    out = [
+        HEADER.format(source="datong/importer/families/families.toml, or run scripts/family_evidence.py"),
+        "# Model families\n\n",
+        _table(["model_type", "maker", "models", "left out"], rows),
+        "\n## Evidence\n\nThe largest difference of a logit from the official implementation's on a small checkpoint: "
+        "the whole prompt, in chunks of 7, token by token, in a batch of unequal sequences. `sim:` is a simulated chip: "
+        f"no card was touched. Compared at commit {found.commit}.\n\n",
+    ]
+    devices = found.devices()
+    cells = []
+    reasons: dict[str, str] = {}
+    for name, family in found.checkpoints.items():
+        row = [name, f"`{family}`", f"{found.bound[name]:.0e}"]
+        for device in devices:
+            one = found.results[name].get(device)
+            row.append("not run" if one is None or one.worst is None else f"{one.worst:.0e}")
+            if one is not None and one.worst is None:
+                reasons[f"{name} on {device}"] = one.why
+        cells.append(row)
+    out.append(_table(["checkpoint", "family", "bound", *devices], cells))
+    if reasons:
+        out.append("\n## What does not run, and why\n\n")
+        out += [f"- {where}: {why}\n" for where, why in reasons.items()]
+    return "".join(out)
+
+
+PAGES = {"ops.md": operators, "errors.md": exceptions, "env.md": variables, "models.md": model_families}
 CHIP_PAGES: dict[str, Callable[[], str]] = {
     "README.md": chip_index,
     **{f"{name}.md": partial(chip_page, name) for name in stacks()},

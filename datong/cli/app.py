@@ -16,6 +16,7 @@ from datong.cli import (
     doctor,
     import_,
     inspect_,
+    models,
     new_backend,
     quantize,
     run,
@@ -48,6 +49,7 @@ def _root(
     pass
 
 
+app.command("models")(models.models)
 app.command("import")(import_.import_)
 app.command("inspect")(inspect_.inspect_)
 app.command("verify")(verify.verify)

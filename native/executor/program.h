@@ -26,6 +26,9 @@ struct ProgramOptions {
   Activations activations = Activations::i8;
 };
 
+// Was the step filled in by a host that knows window tables and state slots?
+bool covers_states(const dt_step& step);
+
 class Program {
  public:
   // Throws Error. `part` is not needed afterwards.

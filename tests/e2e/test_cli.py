@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 COMMAND = [sys.executable, "-c", "from datong.cli import main; main()"]
 VERBS = (
-    "import", "inspect", "verify", "quantize", "seal", "compile", "run", "chat", "serve", "bench", "devices",
+    "models", "import", "inspect", "verify", "quantize", "seal", "compile", "run", "chat", "serve", "bench", "devices",
     "conformance", "doctor", "new-backend",
 )  # fmt: skip
 

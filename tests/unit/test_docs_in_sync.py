@@ -23,7 +23,7 @@ def script() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["ops.md", "errors.md", "env.md"])
+@pytest.mark.parametrize("page", ["ops.md", "errors.md", "env.md", "models.md"])
 def test_page_is_what_the_code_says(page: str) -> None:
     have = (ROOT / "docs" / "reference" / page).read_text(encoding="utf-8")
     assert have == script().PAGES[page](), f"docs/reference/{page} is stale: run scripts/generate_docs.py"
