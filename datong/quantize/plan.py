@@ -2,7 +2,7 @@
 
 matrices of linear layers and experts    the format asked for
 embedding and output matrix              int8, also in an int4 package: 4-bit logits cost most where they matter
-everything else                          as it is: norms, biases, routers, gates of one row, vectors
+everything else                          as it is: norms, biases, routers and other gates, vectors
 """
 
 from __future__ import annotations
@@ -64,10 +64,8 @@ def choose(matrices: Iterable[Matrix], weights: str, requantise: bool) -> list[C
 
 def _choose(matrix: Matrix, wanted: Format) -> Choice:
     keep = matrix.format
-    if matrix.role in (source.OTHER, source.ROUTER) or len(matrix.shape) < 2:
+    if matrix.role in (source.OTHER, source.GATE) or len(matrix.shape) < 2:
         return Choice(matrix, keep)
-    if matrix.shape[-2] == 1:
-        return Choice(matrix, keep, "a gate of one row")
     if matrix.swapped:
         return Choice(matrix, keep, "stored transposed: blocks would lie across the inputs")
     if matrix.width % wanted.block:

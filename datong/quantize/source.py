@@ -23,8 +23,12 @@ F32 = npt.NDArray[np.float32]
 LARGEST = 65504.0 * 7  # the largest f16, times the largest code of q4_0
 
 # What a weight is to the graph. Of several uses (a tied embedding is two) the first of this order counts.
-OTHER, ROUTER, VOCABULARY, LINEAR, EXPERTS = "other", "router", "vocabulary", "linear", "experts"
-ORDER = (OTHER, ROUTER, VOCABULARY, LINEAR, EXPERTS)
+OTHER, GATE, VOCABULARY, LINEAR, EXPERTS = "other", "gate", "vocabulary", "linear", "experts"
+ORDER = (OTHER, GATE, VOCABULARY, LINEAR, EXPERTS)
+# A linear layer is a gate when all that it gives goes, perhaps through one of _THROUGH, into one of these: routers,
+# gates per head or token, decay and write strength of a recurrent state. Small, and much depends on them.
+_GATES = {("moe", 1), ("scale_groups", 1), ("gated_delta", 3), ("gated_delta", 4)}
+_THROUGH = ("sigmoid", "slice")
 _EXPERT_INPUTS = (2, 3, 4)  # of `moe`: gate, up, down
 
 
@@ -105,17 +109,31 @@ def _members(value: Value) -> Iterator[Value]:
 
 def _roles(draft: Draft) -> dict[str, str]:
     """Weight value -> its role, in the order of use."""
-    chosen = {node.inputs[1] for node in draft.nodes if node.op == "moe"}
+    gates = _gates(draft)
     found: dict[str, str] = {}
     for node in draft.nodes:
         for place, name in enumerate(node.inputs):
             if name and draft.values[name].kind == "weight":
-                role = _role(node, place, chosen, draft.output)
+                role = _role(node, place, gates, draft.output)
                 found[name] = min(found.get(name, role), role, key=ORDER.index)
     return found
 
 
-def _role(node: Node, place: int, router_logits: set[str], output: str) -> str:
+def _gates(draft: Draft) -> set[str]:
+    """Values that only gates read."""
+    found: set[str] = set()
+    readers = draft.readers()
+    for node in reversed(draft.nodes):
+        for name in node.outputs:
+            uses = [(user, place) for user in readers.get(name, ()) for place, x in enumerate(user.inputs) if x == name]
+            if uses and all(
+                (user.op, place) in _GATES or (user.op in _THROUGH and user.outputs[0] in found) for user, place in uses
+            ):
+                found.add(name)
+    return found
+
+
+def _role(node: Node, place: int, gates: set[str], output: str) -> str:
     if node.op == "embedding":
         return VOCABULARY
     if node.op == "moe" and place in _EXPERT_INPUTS:
@@ -124,4 +142,4 @@ def _role(node: Node, place: int, router_logits: set[str], output: str) -> str:
         return OTHER
     if node.outputs[0] == output:
         return VOCABULARY
-    return ROUTER if node.outputs[0] in router_logits else LINEAR
+    return GATE if node.outputs[0] in gates else LINEAR
