@@ -4,13 +4,17 @@ Traps, each has been got wrong before:
 - each head is two halves with a norm of their own (`q_norm`, `q_norm_hw`); text rotates the first half only, with the
   frequencies of a head of half the size, because rows and columns of text are 0.
 - the sizes stand in `llm_config`, the tensors under `language_model.`.
+- the A3B edition has experts, of which nothing says so but the keys of Qwen3-MoE in `llm_config`.
 - `*_mot_gen` weights make images; `vision_model` and `fm_modules` read and draw them.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from datong.importer.config import Config
 from datong.importer.models.decoder import Decoder, Layer, Names, read_sizes, read_windows
+from datong.importer.models.qwen3_moe import read_experts
 from datong.importer.rope import read_rope
 
 NAMES = Names(
@@ -36,9 +40,19 @@ def read(outer: Config) -> Decoder:
     rope = read_rope(config, s.head_dim // 2, config.integer("max_position_embeddings", 32768))
     tied = outer.flag("tie_word_embeddings", config.flag("tie_word_embeddings", False))
     decoder = Decoder(
-        s.vocab, s.hidden, (Layer(s.heads, s.kv_heads, s.head_dim, s.inner),) * s.layers,
+        s.vocab, s.hidden, _layers(config, Layer(s.heads, s.kv_heads, s.head_dim, s.inner), s.layers),
         eps=config.number("rms_norm_eps", 1e-6), tied=tied, ropes=(rope,), qkv_bias=bias, o_bias=bias,
         qk_norm="halves", names=NAMES, ignored=((r"(.*_mot_gen(\.|$)|vision_model\.|fm_modules\.)", IMAGES),),
     )  # fmt: skip
     config.finish()
     return decoder
+
+
+def _layers(config: Config, layer: Layer, count: int) -> tuple[Layer, ...]:
+    """The 8B's are dense, the A3B's have the experts of Qwen3-MoE."""
+    if "num_experts" not in config and "num_local_experts" not in config:
+        return (layer,) * count
+    experts = read_experts(config)
+    dense, step = config.integers("mlp_only_layers", ()), config.integer("decoder_sparse_step", 1)
+    sparse = replace(layer, experts=experts)
+    return tuple(layer if i in dense or (i + 1) % step else sparse for i in range(count))
