@@ -217,13 +217,15 @@ def main() -> None:
               f"{model.per_token:>9}")  # fmt: skip
         rows.append([name, length, round(got["seconds"], 2), round(got["peak_mib"]), round(got["parameters"], 3),
                      round(model.parameters, 3), got["per_token"], model.per_token, got["state_bytes"],
-                     model.state_bytes, got["heads"], round(got["graph_mib"], 1), round(got["manifest_mib"], 1)])  # fmt: skip
+                     model.state_bytes, got["heads"], round(got["graph_mib"], 1),
+                     round(got["manifest_mib"], 1)])  # fmt: skip
     target = HERE / "results" / "flagships.csv"
     with target.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([f"# {machine()} | commit {commit()} | python bench/flagships.py"])
         writer.writerow(["model", "checkpoint bytes", "import s", "peak MiB", "parameters 1e9", "by hand",
-                         "cache per token", "by hand", "state bytes", "by hand", "heads", "graph MiB", "manifest MiB"])  # fmt: skip
+                         "cache per token", "by hand", "state bytes", "by hand", "heads", "graph MiB",
+                         "manifest MiB"])  # fmt: skip
         writer.writerows(rows)
 
 
