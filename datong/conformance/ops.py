@@ -125,6 +125,7 @@ def _compare(case: Case, part: Part, scene: Scene, executable: Executable, packa
 
 def _cache(executable: Executable, scene: Scene) -> Cache:
     """A cache with as many blocks as the scene needs; an empty one tells the block size."""
-    states = {"states": scene.states} if scene.stateful else {}
-    size = executable.create_cache(0, **states).layout.block_size
-    return executable.create_cache(scene.blocks(size), **states)
+    sizes = {"states": scene.states} if scene.stateful else {}
+    empty = executable.create_cache(0, **sizes)
+    blocks = scene.blocks(empty.layout.block_size)
+    return executable.create_cache(blocks, **(sizes | {"window_blocks": blocks} if scene.apart(empty) else sizes))

@@ -36,6 +36,7 @@ class Scene:
     positions: Array | None = None
     rows: Array | None = None
     stateful: bool = False  # there is a cache per sequence
+    window: int = 0  # tokens that the cache looks back over; 0: all
 
     @property
     def states(self) -> int:
@@ -57,9 +58,12 @@ class Scene:
         free = np.random.default_rng(7).permutation(cache.blocks).tolist()
         slots = list(range(self.states))[::-1]
         tables = [[free.pop() for _ in range(-(-n // size))] for n in lens]
+        other = np.random.default_rng(8).permutation(cache.blocks)  # block -> window block, where those are apart
+        windows = [other[blocks] for blocks in tables] if self.apart(cache) else []
         past = [p for p, _ in self.sequences]
         if any(past):
-            yield _run(executable, cache, self._step(past, past, tables, slots[:-1]), self.inputs[0])
+            first = self._step(past, past, tables, slots[:-1], self._seen(windows, past, past, size))
+            yield _run(executable, cache, first, self.inputs[0])
         # The first sequence goes on in a copy of its last block, or state, as a forked sequence would.
         spare = free.pop()
         cache.copy_block(tables[0][-1], spare)
@@ -67,7 +71,20 @@ class Scene:
         if self.stateful:
             cache.copy_state(slots[0], slots[-1])
             slots[0] = slots.pop()
-        yield _run(executable, cache, self._step(new, lens, tables, slots), self.inputs[-1])
+        last = self._step(new, lens, tables, slots, self._seen(windows, new, lens, size))
+        yield _run(executable, cache, last, self.inputs[-1])
+
+    def apart(self, cache: Cache) -> bool:
+        """Has the cache window blocks, as many as blocks?"""
+        return self.window > 0 and cache.layout.bytes_per_window_block > 0
+
+    def _seen(self, windows: list[Array], new: list[int], lens: list[int], size: int) -> list[list[int]]:
+        """Window tables of a step: blocks that the window has left are given back, -1."""
+        tables = [table.tolist() for table in windows]
+        for table, count, length in zip(tables, new, lens, strict=False):
+            left = max(0, length - count - self.window + 1) // size
+            table[:left] = [-1] * left
+        return tables
 
     def _soil(self, executable: Executable, cache: Cache) -> None:
         """Fill every block and state with large values: a kernel that reads what is not the sequence's will show it."""
@@ -75,26 +92,37 @@ class Scene:
         inputs = {name: np.full((size, a.shape[1]), 1e3, np.float32) for name, a in self.inputs[0].items()}
         for block in range(cache.blocks):
             slot = [block % self.states] if self.stateful else []
-            _run(executable, cache, self._step([size], [size], [[block]], slot), inputs)
+            windows = [[block]] if self.apart(cache) else []
+            _run(executable, cache, self._step([size], [size], [[block]], slot, windows), inputs)
 
     def _step(
-        self, new: list[int], lens: list[int], tables: list[list[int]] | None, slots: list[int] | None = None
+        self,
+        new: list[int],
+        lens: list[int],
+        tables: list[list[int]] | None,
+        slots: list[int] | None = None,
+        windows: list[list[int]] | None = None,
     ) -> Step:
         tokens = sum(new)
-        width = max(map(len, tables)) if tables else 0
-        table = np.full((len(new), width), -1, np.int32)
-        for s, blocks in enumerate(tables or []):
-            table[s, : len(blocks)] = blocks
         positions = [np.arange(n - k, n) for k, n in zip(new, lens, strict=True)]
         return Step(
             ids=np.zeros(tokens, np.int64) if self.ids is None else self.ids,
             positions=np.concatenate(positions).astype(np.int64) if self.positions is None else self.positions,
             query_starts=np.cumsum([0, *new]).astype(np.int64),
             context_lens=np.array(lens, np.int64),
-            block_tables=table,
+            block_tables=_table(tables or [], len(new)),
             rows=np.zeros(0, np.int64) if self.rows is None else self.rows,
+            window_tables=_table(windows, len(new)) if windows else None,
             state_slots=np.array(slots, np.int32) if slots else None,
         )
+
+
+def _table(tables: list[list[int]], sequences: int) -> Array:
+    """Block tables, [S, M] i32."""
+    table = np.full((sequences, max(map(len, tables), default=0)), -1, np.int32)
+    for row, blocks in zip(table, tables, strict=False):
+        row[: len(blocks)] = blocks
+    return table
 
 
 def _run(executable: Executable, cache: Cache | None, step: Step, inputs: dict[str, Array]) -> dict[str, Array]:
@@ -186,7 +214,7 @@ def _attention(b: PartBuilder, p: Params) -> Scene:
     sequences = [(past, new) for past, new in p["sequences"]]
     steps = [tokens for tokens in (sum(past for past, _ in sequences),) if tokens] + [sum(new for _, new in sequences)]
     arrays = [{n: _values(b, (tokens, width), p) for n, width in widths.items()} for tokens in steps]
-    return Scene(arrays, sequences)
+    return Scene(arrays, sequences, window=p["window"])
 
 
 def _elementwise(op: str, *names: str) -> Callable[[PartBuilder, Params], Scene]:
