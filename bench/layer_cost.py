@@ -336,8 +336,9 @@ def write(path: Path, rows: list[dict]) -> None:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([f"# {processor()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} | commit {commit}"
-                         " | python bench/layer_cost.py | random weights in q4_0, router in f32"])  # fmt: skip
+        where = f"{processor()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
+        command = "python bench/layer_cost.py | random weights in q4_0, router in f32"
+        writer.writerow([f"# {where} | commit {commit} | {command}"])
         writer.writerow(rows[0])
         writer.writerows(row.values() for row in rows)
 
