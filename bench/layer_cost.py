@@ -6,7 +6,7 @@ The layer is built by the family's own importer from the published config, with 
 f32), between an embedding and a head of 1,024 tokens. Experts are tensors of their own, also where the published file
 stacks them.
 
-limit   the same weight file, mapped, read by the same number of threads as fast as they can, before each run
+limit   half a gigabyte of memory read by the same number of threads as fast as they can (limits.cpp), before each run
 share   bytes that the steps need (weights used by any token of a step, each once a step) / time / limit, by medians.
         A prompt gives an expert a dozen tokens: there the arithmetic is the limit, not the memory
 read    experts whose pages a process has mapped after one step, from a fresh start; pages around a touched one are
@@ -25,13 +25,13 @@ import platform
 import statistics
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import limits
 import numpy as np
 
 from datong.engine.load import load
@@ -243,16 +243,9 @@ def experts_read(root: Path, ids: list[int]) -> list[int]:
 # ---- times ----------------------------------------------------------------------------------------------------------
 
 
-def bandwidth(root: Path, threads: int) -> float:
-    """Bytes per second of reading a gigabyte of the mapped weight file once, each thread its own slice."""
-    words = np.memmap(root / WEIGHTS, np.uint8, "r")[: 1 << 30].view(np.int64)
-    workers = [threading.Thread(target=part.sum) for part in np.array_split(words, threads)]
-    start = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return words.nbytes / (time.perf_counter() - start)
+def bandwidth(threads: int) -> float:
+    """Bytes per second of reading half a gigabyte of memory (limits.cpp), measured now."""
+    return limits.measure(threads, 512).stream_gb_s * 1e9
 
 
 def measure(family: str, root: Path, threads: int) -> list[dict]:
@@ -263,8 +256,8 @@ def measure(family: str, root: Path, threads: int) -> list[dict]:
     print(f"{family}: expert {one / 1e6:.2f} MB, always {fixed / 1e6:.1f} MB", flush=True)
     rows = []
     for task, step in (("prefill", 128), ("prefill", 512), ("decode", 1)):
-        times, limits = decode_times(root, threads) if step == 1 else prefill_times(root, threads, step)
-        limit = statistics.median(limits)
+        times, bounds = decode_times(root, threads) if step == 1 else prefill_times(root, threads, step)
+        limit = statistics.median(bounds)
         shares = pages(root, step)
         read = [share for share in shares if share >= 50]
         steps = PREFILL // step if step > 1 else 1
@@ -289,24 +282,24 @@ def prompt(run: int, count: int) -> list[int]:
 def prefill_times(root: Path, threads: int, step: int) -> tuple[list[float], list[float]]:
     """Seconds, and the limit before each. All logits: for the last one alone, the others would pass no experts here."""
     model = load(open_package(root), threads=threads, context=PREFILL, step_tokens=step, step_rows=step)
-    found, limits = [], []
+    found, bounds = [], []
     for run in range(RUNS + 1):
-        limits.append(bandwidth(root, threads))
+        bounds.append(bandwidth(threads))
         start = time.perf_counter()
         model.logits(prompt(run, PREFILL))
         found.append(time.perf_counter() - start)
-    return found[1:], limits[1:]
+    return found[1:], bounds[1:]
 
 
 def decode_times(root: Path, threads: int) -> tuple[list[float], list[float]]:
     """Seconds a token after 512, and the limit before each run."""
     model = load(open_package(root), threads=threads, context=CONTEXT + DECODE + 1)
-    found, limits = [], []
+    found, bounds = [], []
     for run in range(RUNS + 1):
-        limits.append(bandwidth(root, threads))
+        bounds.append(bandwidth(threads))
         timings = model.generate(prompt(run, CONTEXT), max_tokens=DECODE, ignore_eos=True).timings
         found.append(timings.decode_seconds / timings.decode_tokens)
-    return found[1:], limits[1:]
+    return found[1:], bounds[1:]
 
 
 def pages(root: Path, count: int) -> list[int]:
