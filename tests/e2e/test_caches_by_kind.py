@@ -107,7 +107,8 @@ def engine_of(b: PartBuilder, model: Model, device: str, tokens: int, options: M
 
 
 @pytest.mark.parametrize(
-    ("model", "device"), [(window_only, "torch:cpu"), (window_only, "cpu"), (recurrent, "torch:cpu")]
+    ("model", "device"),
+    [(window_only, "torch:cpu"), (window_only, "cpu"), (recurrent, "torch:cpu"), (recurrent, "cpu")],
 )
 def test_100_000_tokens_take_no_more_memory(model: Model, device: str) -> None:
     prompt = np.random.default_rng(3).integers(0, VOCAB, LENGTH).tolist()
