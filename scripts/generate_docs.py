@@ -250,8 +250,8 @@ def model_families() -> str:
         "# Model families\n\n",
         _table(["model_type", "maker", "models", "left out"], rows),
         "\n## Evidence\n\nThe largest difference of a logit from the official implementation's on a small checkpoint: "
-        "the whole prompt, in chunks of 7, token by token, in a batch of unequal sequences. `sim:` is a simulated chip: "
-        f"no card was touched. Compared at commit {found.commit}.\n\n",
+        "the whole prompt, in chunks of 7, token by token, in a batch of unequal sequences. `sim:` is a simulated "
+        f"chip: no card was touched. Compared at commit {found.commit}.\n\n",
     ]
     devices = found.devices()
     cells = []

@@ -46,9 +46,7 @@ def test_the_template_decides_then_the_family(template: str | None, family: str,
         ("name = ", "should read as"),
     ],
 )
-def test_a_broken_file_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, wanted: str
-) -> None:
+def test_a_broken_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, wanted: str) -> None:
     (tmp_path / "x.toml").write_text(text)
     monkeypatch.setattr(module, "DATA", tmp_path)
     with pytest.raises(ImportFailed, match=wanted):
