@@ -22,7 +22,7 @@ def open_model(name: str, device: str, *, text: bool = True, own: Iterable[str] 
     """
     from datong.engine.load import load
 
-    options |= _own_options(own or (), options)
+    options |= options_of(own or (), options)
     with progress(f"opening {name}") as report, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FallbackWarning)
         model = load(name, device, progress=report, **options)
@@ -39,7 +39,7 @@ def open_model(name: str, device: str, *, text: bool = True, own: Iterable[str] 
     return model
 
 
-def _own_options(pairs: Iterable[str], others: Mapping[str, Any]) -> dict[str, str]:
+def options_of(pairs: Iterable[str], others: Mapping[str, Any]) -> dict[str, str]:
     """Raises InvalidRequest for what is no pair, and for names that have a flag of their own."""
     found: dict[str, str] = {}
     for pair in pairs:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from datong.cli import options
 from datong.cli.console import err
+from datong.errors import InvalidRequest
 
 CACHE_FACTOR = 4  # contexts that the cache of a server holds, when nobody says; memory is touched as it is used
 
 
 def serve(
-    model: options.Model,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Packages, Hugging Face directories, .gguf files or known names; all but the first load when asked.",
+            show_default=False,
+        ),
+    ],
     host: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Where to listen; default 127.0.0.1; 0.0.0.0: every network.")
     ] = None,
@@ -22,7 +31,7 @@ def serve(
         int | None, typer.Option(metavar="N", help="Default 8000; 0: any free one.", min=0, max=65535)
     ] = None,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What clients call the model; default: the package's name.")
+        str | None, typer.Option(metavar="NAME", help="What clients call the first model; default: its package's.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML with a table [server]; flags count more.")
@@ -36,6 +45,9 @@ def serve(
     ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of all answers together; default: 4 contexts.")
+    ] = None,
+    memory_mb: Annotated[
+        int | None, typer.Option(metavar="N", help="Memory for all loaded models; unused ones make room for others.")
     ] = None,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="The longest that one request may take; default 600.")
@@ -64,36 +76,50 @@ def serve(
     one ends at once.
     """
     from datong.cli.evidence import evidence
-    from datong.cli.loading import open_model
-    from datong.engine.load import DEFAULT_CONTEXT
-    from datong.server.open import host_of
+    from datong.cli.loading import open_model, options_of
+    from datong.engine.load import DEFAULT_CONTEXT, load
+    from datong.package.store import resolve
+    from datong.server.hosts import Hosts, Opened
     from datong.server.run import serve as run
-    from datong.server.settings import load
+    from datong.server.settings import load as load_settings
 
     flags = {
         "host": host,
         "port": port,
         "api_keys": api_keys,
         "max_requests": max_requests,
+        "memory_mb": memory_mb,
         "timeout_s": timeout,
         "drain_s": drain,
         "tls_certificate": tls_certificate,
         "tls_key": tls_key,
         "log_prompts": log_prompts,
     }
-    settings = load(flags, config)
-    opened = open_model(
-        model,
-        device,
-        split=split,
-        threads=threads,
-        isa=isa,
-        cache_dtype=cache_dtype,
-        activations=activations,
-        own=own,
-        context=context,
-        cache_tokens=cache_tokens or CACHE_FACTOR * (context or DEFAULT_CONTEXT),
-        strict=strict,
-    )
-    served = host_of(name, opened, evidence(opened), settings)
-    run([served], settings, lambda url: err.print(f"serving {served.name} at {url}/v1", markup=False))
+    settings = load_settings(flags, config)
+    given: dict[str, Any] = {
+        "split": split,
+        "threads": threads,
+        "isa": isa,
+        "cache_dtype": cache_dtype,
+        "activations": activations,
+        "context": context,
+        "cache_tokens": cache_tokens or CACHE_FACTOR * (context or DEFAULT_CONTEXT),
+        "strict": strict,
+    }
+
+    def opener(source: str) -> Opened:
+        asked: dict[str, Any] = {**given, **options_of(own or (), given)}
+        model = load(source, device, **asked)
+        return Opened(model, evidence(model))
+
+    first = open_model(models[0], device, own=own, **given)
+    name = name or first.package.manifest.model.name
+    opens = {name: partial(opener, models[0])}
+    for source in models[1:]:
+        known = resolve(source).manifest.model.name
+        if known in opens:
+            raise InvalidRequest("serve", f"two models are called `{known}`", "--name calls the first one differently")
+        opens[known] = partial(opener, source)
+    hosts = Hosts(opens, settings)
+    hosts.add(name, Opened(first, evidence(first)))
+    run(hosts, settings, lambda url: err.print(f"serving {', '.join(opens)} at {url}/v1", markup=False))

@@ -174,6 +174,7 @@ class ModelCard(Struct):
     license: str | UnsetType | None = UNSET
     device: str | UnsetType = UNSET
     evidence: str | UnsetType = UNSET
+    loaded: bool = True  # others are loaded when somebody asks them
 
 
 class ModelList(Struct):

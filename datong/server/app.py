@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import msgspec
 from starlette.applications import Starlette
@@ -21,7 +21,7 @@ from datong.server.completions import completions
 from datong.server.context import Context, Parts
 from datong.server.errors import ApiError, from_engine
 from datong.server.gate import GONE, Gate
-from datong.server.hosts import Host, Hosts
+from datong.server.hosts import Hosts
 from datong.server.log import log_exception
 from datong.server.metrics import CONTENT_TYPE, Metrics
 from datong.server.openapi import document
@@ -39,9 +39,8 @@ ROUTES = (
 )
 
 
-def build(hosts: Sequence[Host], settings: Settings, keys: Keys) -> tuple[ASGIApp, Parts]:
+def build(table: Hosts, settings: Settings, keys: Keys) -> tuple[ASGIApp, Parts]:
     """The application, and its parts for whoever stops it."""
-    table = Hosts(list(hosts))
     parts = Parts(settings, table, Metrics(table))
 
     @contextlib.asynccontextmanager
@@ -111,10 +110,14 @@ def _json(document: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(document), status, media_type="application/json")
 
 
-def _card(host: Host) -> ModelCard:
+def _card(hosts: Hosts, name: str) -> ModelCard:
+    """Raises ApiError 404."""
+    host = hosts.loaded(name)
+    if host is None:
+        return ModelCard(name, 0, "datong", loaded=False)
     manifest = host.model.package.manifest
     return ModelCard(
-        host.name,
+        name,
         host.created,
         "datong",
         context_length=host.model.context,
@@ -122,17 +125,19 @@ def _card(host: Host) -> ModelCard:
         license=manifest.model.licence,
         device=host.model.device,
         evidence=host.evidence,
+        loaded=True,
     )
 
 
 async def models(request: HttpRequest) -> Response:
     """`GET /v1/models`."""
-    return _json(ModelList([_card(host) for host in Context.of(request).parts.hosts.all()]))
+    hosts = Context.of(request).parts.hosts
+    return _json(ModelList([_card(hosts, name) for name in hosts.names]))
 
 
 async def model(request: HttpRequest) -> Response:
     """`GET /v1/models/{name}`."""
-    return _json(_card(await Context.of(request).parts.hosts.get(request.path_params["name"])))
+    return _json(_card(Context.of(request).parts.hosts, request.path_params["name"]))
 
 
 async def health(_: HttpRequest) -> Response:
@@ -145,12 +150,12 @@ async def ready(request: HttpRequest) -> Response:
     parts = Context.of(request).parts
     if parts.draining:
         return _json(Status("draining"), 503)
-    return _json(Status("ready", [host.name for host in parts.hosts.all()]))
+    return _json(Status("ready", parts.hosts.names))
 
 
 async def openapi(request: HttpRequest) -> Response:
     """`GET /openapi.json`."""
-    names = tuple(host.name for host in Context.of(request).parts.hosts.all())
+    names = tuple(Context.of(request).parts.hosts.names)
     return Response(document(names), media_type="application/json")
 
 

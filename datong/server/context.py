@@ -40,6 +40,7 @@ class Context:
     id: str
     key: str | None = None
     line: dict[str, Any] = field(default_factory=dict)  # for the log
+    pinned: list[Host] = field(default_factory=list)
 
     @classmethod
     def of(cls, request: HttpRequest) -> Context:
@@ -48,16 +49,22 @@ class Context:
         assert isinstance(found, Context)
         return found
 
+    def release(self) -> None:
+        """The request is over: its models may go."""
+        for host in self.pinned:
+            self.parts.hosts.unpin(host)
+
     @property
     def settings(self) -> Settings:
         """Of the server."""
         return self.parts.settings
 
     async def host(self, name: str | None) -> Host:
-        """Raises ApiError 404, and 503 while the server is going down."""
+        """Loaded if need be, for as long as the request lasts. Raises ApiError 404, 503."""
         if self.parts.draining:
             raise errors.draining()
-        host = await self.parts.hosts.get(name)
+        host = await self.parts.hosts.pin(name)
+        self.pinned.append(host)
         self.line["model"] = host.name
         return host
 

@@ -46,6 +46,7 @@ class Gate:
         except Exception as error:
             await answer.fail(error, context)
         finally:
+            context.release()
             self._note(scope, context, answer.status, time.monotonic() - begin)
 
     def _note(self, scope: Scope, context: Context, status: int, seconds: float) -> None:

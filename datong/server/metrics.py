@@ -49,9 +49,9 @@ class Metrics:
             registry=self._registry,
         )
 
-        for host in hosts.all():  # from 0 on, so that rates see the first answer
+        for name in hosts.names:  # from 0 on, so that rates see the first answer
             for family in (self._prompt, self._cached, self._tokens, self._queue, self._first, self._between):
-                family.labels(host.name)
+                family.labels(name)
 
     def http(self, route: str, code: int) -> None:
         """An answered HTTP request."""

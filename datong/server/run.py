@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -15,7 +15,7 @@ from datong.errors import DatongError
 from datong.server.app import build
 from datong.server.auth import Keys
 from datong.server.context import Parts
-from datong.server.hosts import Host
+from datong.server.hosts import Hosts
 from datong.server.log import log, set_up
 from datong.server.protocol import bounded
 from datong.server.settings import Settings
@@ -62,7 +62,7 @@ def _bound(host: str, port: int) -> socket.socket:
         raise DatongError("serve", f"`{host}:{port}` cannot be bound: {error}", hint) from None
 
 
-def serve(hosts: Sequence[Host], settings: Settings, started: Callable[[str], None] = lambda url: None) -> None:
+def serve(hosts: Hosts, settings: Settings, started: Callable[[str], None] = lambda url: None) -> None:
     """Serve until a signal comes. Raises DatongError when the address cannot be used."""
     keys = Keys.load(settings.api_keys)
     set_up()
@@ -88,7 +88,7 @@ def serve(hosts: Sequence[Host], settings: Settings, started: Callable[[str], No
     scheme = "https" if settings.tls_certificate else "http"
     started(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
     server = DrainingServer(config, parts)
-    log("started", host=host, port=port, models=[h.name for h in hosts], keys=bool(keys))
+    log("started", host=host, port=port, models=hosts.names, keys=bool(keys))
     server.run(sockets)
     if not server.started:
         sys.exit(1)

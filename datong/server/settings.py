@@ -35,6 +35,7 @@ class Settings:
     header_seconds: float = 10.0  # for headers to arrive; a new connection says something within this time
     timeout_s: float = 600.0  # the longest that one request may take, and what it gets when it asks for nothing
     drain_s: float = 120.0  # after SIGTERM, for running requests
+    memory_mb: int | None = None  # for all loaded models together, in MiB; None: as much as they take
     log_prompts: bool = False
     tls_certificate: Path | None = None  # PEM
     tls_key: Path | None = None
@@ -88,7 +89,7 @@ def _with(settings: Settings, values: Mapping[str, Any], source: str) -> Setting
     return Settings(**now)
 
 
-_KINDS: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "Path | None": Path}
+_KINDS: dict[str, Any] = {"str": str, "int": int, "int | None": int, "float": float, "bool": bool, "Path | None": Path}
 
 
 def _path(kind: type, value: Any) -> Path:
