@@ -36,7 +36,7 @@ def quantize(
     force: Annotated[bool, typer.Option("--force", help="Replace a package that is already there.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make a package with smaller weights, out of a checkpoint or a package.
+    """Make a package with smaller weights.
 
     Matrices become blocks of 32 integers with an f16 scale: 8.5 bits per weight (int8) or 4.5 (int4). Embedding and
     output matrix are 8-bit in both; norms, biases, routers and other gates stay.
