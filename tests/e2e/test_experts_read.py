@@ -114,6 +114,6 @@ def test_only_the_chosen_experts_are_read(
     after = shares(package)
     assert before.max() < 0.5
     assert {i for i in range(8) if after[i] > 0.9} >= CHOSEN
-    # A file system may cache in folios larger than these experts, and a fault maps the whole folio: neighbours may show.
+    # A file system may cache in folios larger than these experts, and a fault maps a whole one: neighbours may show.
     near = {i + d for i in CHOSEN for d in (-1, 1)}
     assert max(after[i] for i in range(8) if i not in CHOSEN | near) < 0.5
