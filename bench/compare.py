@@ -31,8 +31,12 @@ HERE = Path(__file__).resolve().parent
 PEERS = {"llama.cpp": ("llama_cpp", "llama_cpp_worker.py"), "openvino": ("openvino_genai", "openvino_worker.py"),
          "transformers": ("transformers", "transformers_worker.py")}  # fmt: skip
 PREFILL, DECODE, SEQUENCES = (32, 128, 512, 2048), (16, 512, 4096), (1, 4, 16)
-CONTEXT = 4352  # tokens; the longest prompt and its answer
+ANSWER = 256  # tokens of context beside the longest prompt
 LOWER_IS_BETTER = ("first token", "peak memory")
+
+
+class EndedEarlyError(Exception):
+    """A worker's process is gone: it cannot open the model, most often."""
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith("{"):  # some print banners
                 return json.loads(line)
-        sys.exit(f"{self.name} ended early: {' '.join(self.command)}")
+        raise EndedEarlyError(f"{self.name} ended early: {' '.join(self.command)}")
 
     def ask(self, **command: object) -> float | None:
         """The answer; None: it cannot do this."""
@@ -91,9 +95,11 @@ def commit() -> str:
     return answer.stdout.strip() or "unknown"
 
 
-def commands(model: Path, pythons: Sequence[str], threads: int, wanted: Sequence[str]) -> dict[str, list[str]]:
+def commands(
+    model: Path, pythons: Sequence[str], threads: int, wanted: Sequence[str], context: int
+) -> dict[str, list[str]]:
     """Worker commands by name, Datong first; peers that no interpreter has are named on stderr."""
-    tail = [str(model), str(threads), str(CONTEXT)]
+    tail = [str(model), str(threads), str(context + ANSWER)]
     found = {"datong": [sys.executable, str(HERE / "peers/datong_worker.py"), *tail]}
     for name, (module, worker) in PEERS.items():
         if name not in wanted:
@@ -126,8 +132,13 @@ def run(named: dict[str, list[str]], rounds: int, tokens: int, context: int) -> 
     results: Results = {}
     prompt = list(range(100, 132))
     for round_ in range(min(rounds, 3) + 1):
-        for name, command in named.items():
-            seconds, _ = first_token(name, command, prompt)
+        for name, command in list(named.items()):
+            try:
+                seconds, _ = first_token(name, command, prompt)
+            except EndedEarlyError as error:
+                print(f"{error}: left out", file=sys.stderr)
+                del named[name]
+                continue
             if round_:
                 results.setdefault(("first token, cold, s", name), []).append(seconds)
     workers = [Worker(name, command) for name, command in named.items()]
@@ -188,7 +199,7 @@ def compare(model: Path, options: argparse.Namespace) -> None:
     """One model: measure, print, write CSV and plot."""
     sizes = size_of(model)
     limits = measure(options.threads, max(32, sizes[0] >> 20))
-    named = commands(model, options.peer_python or [sys.executable], options.threads, options.peers)
+    named = commands(model, options.peer_python or [sys.executable], options.threads, options.peers, options.context)
     results, versions = run(named, options.rounds, options.tokens, options.context)
     words = f"python bench/compare.py {model.name} --rounds {options.rounds} --threads {options.threads}"
     header = " | ".join([machine(), f"{options.threads} threads", model.name, *versions.values(), f"commit {commit()}",
