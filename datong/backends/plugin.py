@@ -16,7 +16,7 @@ import numpy as np
 
 from datong import _native, dtypes
 from datong.errors import AbiMismatch, BackendMissing, DeviceError, DtypeError, ShapeError, Unsupported
-from datong.spec.backend import CacheLayout, DeviceInfo, No, Placed, Yes
+from datong.spec.backend import CacheLayout, DeviceInfo, Limits, No, NodeTime, Placed, Yes
 from datong.spec.program import ROWS, TOKENS, Node, Part, Slot, Step, Value
 
 # Enums of backend.h.
@@ -119,6 +119,12 @@ class PluginBackend:
         with _errors(self.name):
             self._plugin.open_device(0, sorted(options.items()))
 
+    def limits(self, nbytes: int, options: Mapping[str, str] | None = None) -> Limits:
+        """Measure what device 0 can do at best, reading `nbytes` of memory. Raises DeviceError, Unsupported."""
+        with _errors(self.name):
+            device = self._open({k: v for k, v in (options or {}).items() if k in _OF_DEVICE})
+            return Limits(*device.limits(nbytes))
+
     def _open(self, options: Mapping[str, str]) -> _native.Device:
         """Device 0 with these options; parts with the same options share it, and so its threads."""
         key = tuple(sorted((k, str(v)) for k, v in options.items()))
@@ -183,6 +189,17 @@ class PluginExecutable:
         """What runs each node."""
         with _errors(self._backend):
             return [Placed(name, op, self._program.node_implementation(i)) for i, (name, op) in enumerate(self._nodes)]
+
+    def profile(self, on: bool) -> None:
+        """Time the nodes from now on, or no longer. Raises Unsupported."""
+        with _errors(self._backend):
+            self._program.profile(on)
+
+    def times(self) -> list[NodeTime]:
+        """What each node has taken since `profile(True)`."""
+        with _errors(self._backend):
+            rows = [self._program.node_time(i) for i in range(len(self._nodes))]
+        return [NodeTime(runs, total / 1e9, begin / 1e9, last / 1e9) for runs, total, begin, last in rows]
 
     def memory(self) -> dict[str, int]:
         """Bytes of weights used from the mapped files, of private copies, and of activations."""

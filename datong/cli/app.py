@@ -18,6 +18,7 @@ from datong.cli import (
     inspect_,
     models,
     new_backend,
+    profile,
     quantize,
     run,
     seal,
@@ -60,6 +61,7 @@ app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("bench")(bench.bench)
+app.command("profile")(profile.profile)
 app.command("devices")(devices.devices)
 app.command("conformance")(conformance.conformance)
 app.command("doctor")(doctor.doctor)

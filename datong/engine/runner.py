@@ -66,7 +66,7 @@ class Runner:
         step_tokens: int = 512,
         windows: bool = True,
     ) -> None:
-        self.program = program
+        self.program, self.backends = program, tuple(backends)
         by_name = {backend.name: backend for backend in backends}
         self._stages = [_open(part, by_name, program.package, options or {}) for part in program.parts]
         self.block_size = self._common_block() if block_size is None else block_size
@@ -121,6 +121,14 @@ class Runner:
                 total[use] = total.get(use, 0) + size
         total["cache"] = sum(self._cache_bytes(stage) for stage in self._stages)
         return total
+
+    def cache_dtype(self) -> str:
+        """Element type of the token caches of the first part that has one; empty: none has."""
+        return next((s.cache.layout.dtype for s in self._stages if s.cache is not None), "")
+
+    def executables(self) -> list[tuple[Part, Executable]]:
+        """The parts and what runs them, in order of execution."""
+        return [(stage.part, stage.executable) for stage in self._stages]
 
     def copy_state(self, source: int, target: int) -> None:
         """Copy one state slot in all parts. Raises DeviceError."""

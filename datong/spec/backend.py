@@ -16,7 +16,7 @@ import numpy as np
 
 from datong.spec.program import Node, Part, Step, Value
 
-API_VERSION = (1, 2)
+API_VERSION = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,36 @@ class Cache(Protocol):
 
     def copy_state(self, source: int, target: int) -> None:
         """Copy one state slot in all layers (prefix reuse). Required where the part has state caches."""
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """What one node has taken since `Timed.profile(True)`; seconds, `last_begin` on a clock that all nodes share."""
+
+    runs: int
+    seconds: float
+    last_begin: float
+    last_seconds: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device can do at best, per second; a multiply-add is two operations, 0: unknown."""
+
+    bytes: float = 0.0
+    int8: float = 0.0
+    f32: float = 0.0
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """An executable that can time its nodes; optional. Timing may make it slower."""
+
+    def profile(self, on: bool) -> None:
+        """Switch timing on, which begins anew, or off."""
+
+    def times(self) -> list[NodeTime]:
+        """Of every node of the part, in order."""
 
 
 class Executable(Protocol):

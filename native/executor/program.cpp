@@ -1,6 +1,7 @@
 #include "executor/program.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -30,7 +31,8 @@ Program::Program(std::shared_ptr<Device> device, const dt_part& part, const Prog
   own_at_.assign(own_.size(), nullptr);
   private_.resize(own_.size());
   private_at_.assign(own_.size(), at_);
-  job_ = [this](Team& team) { run_tasks(team); };
+  times_.resize(tasks_.size());
+  job_ = [this](Team& team) { timed_ ? run_timed(team) : run_tasks(team); };
   if (options_.max_tokens) reserve(options_.max_tokens, std::max<int64_t>(1, options_.max_rows));
 }
 
@@ -344,6 +346,36 @@ void Program::run_tasks(Team& team) const {
   for (size_t i = 0; i < tasks_.size(); ++i) {
     if (plan.barrier_before[i]) team.barrier();
     tasks_[i]->run(run, plan.replicated[i] ? alone : team);
+  }
+}
+
+void Program::profile(bool on) {
+  timed_ = on;
+  if (on) times_.assign(tasks_.size(), {});
+}
+
+// As run_tasks, with all threads meeting after each task, so that its time is that of the slowest.
+void Program::run_timed(Team& team) {
+  const Schedule& plan = is_small() ? small_ : large_;
+  Run run = run_;
+  if (is_small()) run.at = private_at_[static_cast<size_t>(team.index())].data();
+  Team alone(0, 1, nullptr);
+  const auto now = [] {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  };
+  team.barrier();
+  int64_t begin = now();
+  for (size_t i = 0; i < tasks_.size(); ++i) {
+    tasks_[i]->run(run, plan.replicated[i] ? alone : team);
+    team.barrier();
+    if (team.index() != 0) continue;
+    const int64_t end = now();
+    Time& t = times_[i];
+    ++t.runs;
+    t.total += end - begin;
+    t.last_begin = begin;
+    t.last = end - begin;
+    begin = end;
   }
 }
 

@@ -48,6 +48,13 @@ class Program {
   int64_t private_bytes() const { return private_bytes_; }
   int64_t arena_bytes() const;
 
+  // Times of the nodes, from now on; switching on begins anew. A timed step waits for all threads after each node.
+  struct Time {
+    int64_t runs = 0, total = 0, last_begin = 0, last = 0;  // nanoseconds
+  };
+  void profile(bool on);
+  const Time& time(size_t node) const { return times_[node]; }
+
  private:
   enum class Source { ids, positions, rows, host };
   struct Input {
@@ -82,6 +89,7 @@ class Program {
   void reserve(int64_t tokens, int64_t rows);
   void place_private(int64_t tokens, int64_t rows);
   void run_tasks(Team& team) const;
+  void run_timed(Team& team);
   bool is_small() const { return run_.tokens <= kReplicate && run_.rows <= kReplicate; }
 
   std::shared_ptr<Device> device_;
@@ -122,6 +130,8 @@ class Program {
   int64_t placed_tokens_ = -1, placed_rows_ = -1;
   Run run_;
   std::function<void(Team&)> job_;
+  bool timed_ = false;
+  std::vector<Time> times_;  // by task
 };
 
 }  // namespace datong

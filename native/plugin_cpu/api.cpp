@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "executor/program.h"
+#include "plugin_cpu/limits.h"
 
 using namespace datong;
 
@@ -182,10 +183,15 @@ dt_error* compile(dt_device* device, const dt_part* part, const dt_pairs* option
 
 void program_free(dt_program* program) { delete program; }
 
+void check_node(const dt_program* program, int32_t node) {
+  const size_t count = program->program.node_count();
+  if (node < 0 || static_cast<size_t>(node) >= count)
+    throw Error(DT_INVALID, text("[cpu] the program has %zu nodes, node %d was asked for", count, node));
+}
+
 dt_error* program_node(const dt_program* program, int32_t node, dt_answer* out) {
   return guarded([&] {
-    if (node < 0 || static_cast<size_t>(node) >= program->program.node_count())
-      throw Error(DT_INVALID, text("[cpu] the program has %zu nodes, node %d was asked for", program->program.node_count(), node));
+    check_node(program, node);
     put_text(out, true, program->program.implementation(static_cast<size_t>(node)).c_str());
   });
 }
@@ -194,6 +200,28 @@ dt_error* program_memory(const dt_program* program, dt_memory* out) {
   const Program& p = program->program;
   *out = {sizeof *out, p.mapped_bytes(), p.private_bytes(), p.arena_bytes(), 0};
   return nullptr;
+}
+
+dt_error* program_profile(dt_program* program, int32_t on) {
+  program->program.profile(on != 0);
+  return nullptr;
+}
+
+dt_error* program_time(const dt_program* program, int32_t node, dt_node_time* out) {
+  return guarded([&] {
+    check_node(program, node);
+    const Program::Time& t = program->program.time(static_cast<size_t>(node));
+    *out = {sizeof *out, t.runs, t.total, t.last_begin, t.last};
+  });
+}
+
+dt_error* device_limits(dt_device* device, int64_t bytes, dt_limits* out) {
+  return guarded([&] {
+    constexpr int64_t kMost = int64_t{1} << 34;
+    if (bytes < 1 || bytes > kMost) throw Error(DT_INVALID, text("[cpu] 1 to %lld bytes can be read to measure, %lld came", static_cast<long long>(kMost), static_cast<long long>(bytes)));
+    const Limits l = measure_limits(*device->device, bytes);
+    *out = {sizeof *out, l.bytes, l.int8, l.f32};
+  });
 }
 
 // ---- caches and run -----------------------------------------------------------------------------------------------
@@ -267,6 +295,9 @@ const dt_api* api() {
     a.run = run;
     a.cache_create_sized = cache_create_sized;
     a.cache_copy_state = cache_copy_state;
+    a.program_profile = program_profile;
+    a.program_time = program_time;
+    a.device_limits = device_limits;
     return a;
   }();
   return &table;

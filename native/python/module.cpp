@@ -144,6 +144,32 @@ nb::tuple memory(const Program& program) {
   return nb::make_tuple(m.weights_mapped, m.weights_private, m.arena);
 }
 
+void profile(const Program& program, bool on) {
+  if (!program.library->api().program_profile) throw CallError(DT_UNSUPPORTED, "[plug-in] this backend does not time its nodes");
+  program.library->check(program.library->api().program_profile(program.program, on));
+}
+
+nb::tuple node_time(const Program& program, int32_t node) {
+  if (!program.library->api().program_time) throw CallError(DT_UNSUPPORTED, "[plug-in] this backend does not time its nodes");
+  dt_node_time t{};
+  t.struct_size = sizeof t;
+  program.library->check(program.library->api().program_time(program.program, node, &t));
+  return nb::make_tuple(t.runs, t.total, t.last_begin, t.last);
+}
+
+nb::tuple limits(const Device& device, int64_t bytes) {
+  if (!device.library->api().device_limits) throw CallError(DT_UNSUPPORTED, "[plug-in] this backend does not know its limits");
+  dt_limits l{};
+  l.struct_size = sizeof l;
+  dt_error* error = nullptr;
+  {
+    nb::gil_scoped_release release;
+    error = device.library->api().device_limits(device.device, bytes, &l);
+  }
+  device.library->check(error);
+  return nb::make_tuple(l.bytes_per_second, l.int8_per_second, l.f32_per_second);
+}
+
 nb::tuple cache_layout(const Program& program) {
   if (!program.library->api().cache_layout) throw CallError(DT_UNSUPPORTED, "[plug-in] this backend has no caches");
   dt_cache_layout l{};
@@ -260,10 +286,13 @@ NB_MODULE(_native, m) {
       .def("supports", supports, "node"_a, "values"_a, "(yes, implementation or reason)")
       .def("open_device", open_device, "index"_a, "options"_a);
   nb::class_<Device>(m, "Device", nb::is_weak_referenceable()).def("compile", compile, "values"_a, "nodes"_a, "inputs"_a, "outputs"_a, "caches"_a,
-                                      "arena_tokens"_a, "arena_rows"_a, "options"_a);
+                                      "arena_tokens"_a, "arena_rows"_a, "options"_a)
+      .def("limits", limits, "bytes"_a, "(bytes, int8 operations, f32 operations) per second; 0: unknown");
   nb::class_<Program>(m, "Program")
       .def("node_implementation", node_implementation, "node"_a)
       .def("memory", memory, "(weights_mapped, weights_private, arena) in bytes")
+      .def("profile", profile, "on"_a)
+      .def("node_time", node_time, "node"_a, "(runs, total, last_begin, last) in nanoseconds")
       .def("cache_layout", cache_layout, "(block_size, dtype, bytes_per_block, bytes_per_window_block, bytes_per_state)")
       .def("create_cache", create_cache, "blocks"_a, "window_blocks"_a = 0, "states"_a = 0)
       .def("run", run, "ids"_a.noconvert(), "positions"_a.noconvert(), "query_starts"_a.noconvert(),

@@ -27,8 +27,8 @@ extern "C" {
 #endif
 
 #define DT_API_MAJOR 1 /* differs: refused */
-#define DT_API_MINOR 2 /* grows with appended fields and functions. 1: dt_value.swapped, stacks of experts; 2: kinds of
-                          caches, window tables, state slots */
+#define DT_API_MINOR 3 /* grows with appended fields and functions. 1: dt_value.swapped, stacks of experts; 2: kinds of
+                          caches, window tables, state slots; 3: times and limits */
 
 /* ---- plain data ------------------------------------------------------------------------------------------------ */
 
@@ -197,6 +197,18 @@ typedef struct dt_memory {
   int64_t weights_mapped, weights_private, arena, cache;
 } dt_memory;
 
+/* Of one node since program_profile was switched on. Nanoseconds; begin: on a clock that all nodes of the process share. */
+typedef struct dt_node_time {
+  size_t struct_size;
+  int64_t runs, total, last_begin, last;
+} dt_node_time;
+
+/* What a device can do at best; 0: unknown. A multiply-add is two operations. */
+typedef struct dt_limits {
+  size_t struct_size;
+  double bytes_per_second, int8_per_second, f32_per_second;
+} dt_limits;
+
 /* ---- the table -------------------------------------------------------------------------------------------------- */
 
 typedef struct dt_api {
@@ -260,6 +272,12 @@ typedef struct dt_api {
   /* since 1.2, optional: NULL = windows share the blocks, and there are no states. window_blocks 0: windows share. */
   dt_error* (*cache_create_sized)(dt_program*, int32_t blocks, int32_t window_blocks, int32_t states, dt_cache** out);
   dt_error* (*cache_copy_state)(dt_cache*, int32_t source, int32_t target, dt_stream*);
+
+  /* since 1.3, optional: NULL = nodes cannot be timed. Switching on begins anew. Timing may make the program slower. */
+  dt_error* (*program_profile)(dt_program*, int32_t on);
+  dt_error* (*program_time)(const dt_program*, int32_t node, dt_node_time* out);
+  /* since 1.3, optional: NULL = unknown. Measured during the call, a second or so; bytes: how much memory to read. */
+  dt_error* (*device_limits)(dt_device*, int64_t bytes, dt_limits* out);
 } dt_api;
 
 /* The one entry. `major`, `minor`: what the host speaks. Returns NULL if the library cannot speak that major version. */

@@ -92,7 +92,7 @@ _BROKEN = {
         'static dt_api t = {.struct_size = sizeof t, .major = 7, .minor = 2, .name = "x"};'
         "const dt_api* datong_backend_get_api(int32_t a, int32_t b) { (void)a; (void)b; return &t; }",
         AbiMismatch,
-        r"speaks version 7\.2 of the backend interface, 1\.2 is wanted",
+        r"speaks version 7\.2 of the backend interface, 1\.3 is wanted",
     ),
     "short": (
         "static dt_api t = {.struct_size = 8, .major = 1};"
