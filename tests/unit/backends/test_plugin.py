@@ -86,7 +86,7 @@ _BROKEN = {
     "null": (
         "const dt_api* datong_backend_get_api(int32_t a, int32_t b) { (void)a; (void)b; return 0; }",
         AbiMismatch,
-        r"does not speak version 1\.2",
+        r"does not speak version 1\.3",
     ),
     "major": (
         'static dt_api t = {.struct_size = sizeof t, .major = 7, .minor = 2, .name = "x"};'
