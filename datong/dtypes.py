@@ -48,17 +48,17 @@ U8 = DType("u8", 8, 2, 7, "U8", "uint8")
 I4 = DType("i4", 4, 22, 8, "U8", "uint8")
 U4 = DType("u4", 4, 21, 9, "U8", "uint8")
 BOOL = DType("bool", 8, 9, 10, "BOOL", "bool_")
+F8E4M3 = DType("f8e4m3", 8, 17, 11, "F8_E4M3", "float8_e4m3fn")
+F8E8M0 = DType("f8e8m0", 8, 24, 12, "F8_E8M0", "float8_e8m0fnu")
 
-ALL: tuple[DType, ...] = (F32, F16, BF16, I64, I32, I8, U8, I4, U4, BOOL)
+ALL: tuple[DType, ...] = (F32, F16, BF16, I64, I32, I8, U8, I4, U4, BOOL, F8E4M3, F8E8M0)
 
 # Types that chips have or lack and no package carries: descriptors name them. No C enum (0), no packed form.
 F64 = DType("f64", 64, 11, 0, "F64", "float64")
-F8E4M3 = DType("f8e4m3", 8, 17, 0, "F8_E4M3", "float8_e4m3fn")
 F8E5M2 = DType("f8e5m2", 8, 19, 0, "F8_E5M2", "float8_e5m2")
-F8E8M0 = DType("f8e8m0", 8, 24, 0, "F8_E8M0", "float8_e8m0fnu")
 F4E2M1 = DType("f4e2m1", 4, 23, 0, "F4", "uint8")
 
-CHIPS_ONLY: tuple[DType, ...] = (F64, F8E4M3, F8E5M2, F8E8M0, F4E2M1)
+CHIPS_ONLY: tuple[DType, ...] = (F64, F8E5M2, F4E2M1)
 NAMES = frozenset(d.name for d in (*ALL, *CHIPS_ONLY))
 
 BY_NAME = {d.name: d for d in ALL}

@@ -19,6 +19,7 @@ from datong.compiler.partition import Placer
 from datong.compiler.passes import (
     assign_devices,
     bind_block_weights,
+    bind_tile_weights,
     bind_weights,
     check_interface,
     check_nodes,
@@ -56,6 +57,7 @@ FRONT: tuple[tuple[str, Callable[[ir.Graph, Path], int]], ...] = (
     ("check_nodes", check_nodes.run),  # every node as its schema says
     ("bind_weights", bind_weights.run),  # initializers -> file, offset, length
     ("bind_block_weights", bind_block_weights.run),  # dequantisation chains -> weights
+    ("bind_tile_weights", bind_tile_weights.run),  # the same of tile formats
     ("infer_shapes", infer_shapes.run),  # where batch and seq are
     ("drop_noops", drop_noops.run),
     ("recognise_embedding", recognise_embedding.run),

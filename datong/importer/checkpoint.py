@@ -69,18 +69,22 @@ def _read_index(directory: Path) -> dict[str, str]:
 def _collect(headers: dict[str, Header], promised: dict[str, str]) -> WeightMap:
     weights: dict[str, Weight] = {}
     unusable: dict[str, str] = {}
+    others: dict[str, StoredTensor] = {}
     place: dict[str, str] = {}
     for shard, header in headers.items():
         for name, entry in header.tensors.items():
             if name in place:
                 raise CheckpointError("import", f"tensor {show(name)} lies in both `{place[name]}` and `{shard}`")
             place[name] = shard
-            plain = _PLAIN.get(entry.dtype)
-            if plain is None:
+            plain, dtype = _PLAIN.get(entry.dtype), dtypes.BY_SAFETENSORS.get(entry.dtype)
+            stored = (
+                None if dtype is None else StoredTensor(name, dtype, entry.shape, shard, entry.offset, entry.length)
+            )
+            if plain is None or stored is None:
                 unusable[name] = entry.dtype
+                if stored is not None:
+                    others[name] = stored
                 continue
-            dtype = dtypes.BY_SAFETENSORS[entry.dtype]
-            stored = StoredTensor(name, dtype, entry.shape, shard, entry.offset, entry.length)
             weights[name] = Weight(name, plain, entry.shape, {"codes": stored})
     absent = [name for name, shard in promised.items() if place.get(name) != shard]
     if absent:
@@ -90,7 +94,7 @@ def _collect(headers: dict[str, Header], promised: dict[str, str]) -> WeightMap:
             f"`{INDEX}` places tensor {show(absent[0])}{count} in {show(promised[absent[0]])}, which does not hold it",
             "index and shards come from different downloads; download both again",
         )
-    return WeightMap(weights, unusable=unusable)
+    return WeightMap(weights, unusable=unusable, others=others)
 
 
 def _hint(directory: Path) -> str:

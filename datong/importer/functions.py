@@ -7,6 +7,7 @@ attributes. Whoever knows the function (our compiler, a vendor's) reads the attr
     MoE(x, logits, gate, up, down, select_bias, gate_bias, up_bias, down_bias) -> y                           spec `moe`
     Attention(q, k, v, past_key, past_value, sinks, slopes) -> y, present_key, present_value            spec `attention`
     CausalConv, GatedDelta, LinearAttention                                                       functions_state.py
+    DequantizeTiles                                                                               functions_tiles.py
 
 Weights come as f32, `[E, out, in]`; x `[batch, seq, n]`. The body of MoE runs every expert on every token.
 """
@@ -20,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from datong.importer import functions_state as state
+from datong.importer import functions_tiles as tiles
 from datong.importer.body import DOMAIN, Attrs, Body, overload
 
 MOE_INPUTS = ("x", "logits", "gate", "up", "down", "select_bias", "gate_bias", "up_bias", "down_bias")
@@ -221,6 +223,9 @@ KNOWN: dict[str, Known] = {
         state.DELTA_INPUTS, {"num_k_heads": int, "num_v_heads": int, "scale": float, "eps": float}, state.gated_delta
     ),
     "LinearAttention": Known(state.LINEAR_INPUTS, {"num_heads": int, "scale": float}, state.linear_attention),
+    "DequantizeTiles": Known(
+        tiles.TILES_INPUTS, {"rows": int, "columns": int, "table": str, "divide": int}, tiles.dequantize_tiles
+    ),
 }
 
 

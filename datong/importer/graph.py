@@ -115,6 +115,10 @@ class GraphBuilder:
             self._scope = outer
         return self._matrices[name]
 
+    def is_packed(self, name: str) -> bool:
+        """Is this weight of a format with blocks or tiles?"""
+        return self._weights.is_packed(name)
+
     def _stored(self, stored: StoredTensor) -> ir.Value:
         dtype = ir.DataType(stored.dtype.onnx)
         shape = ir.Shape(stored.shape)
@@ -135,6 +139,11 @@ class GraphBuilder:
     def _dequantised(self, weight: Weight) -> ir.Value:
         """Block format -> f32 [out, in] or [E, out, in], exactly in the nodes of spec/formats.py."""
         form, name = weight.format, weight.name
+        if form.tile:
+            pieces = [self._stored(weight.pieces[role]) for role in form.pieces] + [None] * (not form.factor)
+            attributes: dict[str, Any] = {"rows": form.tile, "columns": form.block}
+            attributes |= {"table": form.table or "none", "divide": int(form.factor < 0)}
+            return self._call("DequantizeTiles", pieces, [(f"{name}.f32", F32, weight.shape)], name, attributes)[0]
         codes = self._stored(weight.pieces["codes"])
         blocks = weight.shape[-1] // form.block
         rows = weight.shape[:-1]

@@ -9,6 +9,7 @@ from datong.errors import ConfigError, ImportFailed
 from datong.importer import assets, checkpoint, files
 from datong.importer.dialogue.choose import dialogue_file
 from datong.importer.imported import Imported, Progress
+from datong.importer.quantization import table as quantization
 from datong.importer.registry import build_model
 from datong.importer.texts import TEMPLATE_FILES, template_of
 
@@ -32,7 +33,8 @@ def import_directory(src: Path, progress: Progress | None = None) -> Imported:
         raise ConfigError("import", f"`config.json` is not in `{src.name}`", "give the directory that holds it")
     config = files.read_json(src, "config.json", MAX_CONFIG)
     weights = checkpoint.read_weights(src, progress)
-    built = build_model(config, weights)
+    stated, tensors = quantization.apply(config, weights)
+    built = build_model(stated, weights)
     carried = assets.carried_files(src)
     assets.check_tokenizer(src, carried)
     name, source = _origin(config.get("_name_or_path"), src.resolve())
@@ -50,6 +52,7 @@ def import_directory(src: Path, progress: Progress | None = None) -> Imported:
         context_length=built.context_length,
         ignored_keys=built.ignored_keys,
         heads=built.heads,
+        tensors=tensors,
         generated=_dialogue(src, carried, built.family),
         files=(*carried, *index, *checkpoint.weight_files(weights)),
     )

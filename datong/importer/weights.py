@@ -44,10 +44,30 @@ class WeightMap:
     taken: set[str] = field(default_factory=set)
     ignored: dict[str, str] = field(default_factory=dict)  # name -> reason
     unusable: dict[str, str] = field(default_factory=dict)  # name -> dtype that we cannot compute with
+    others: dict[str, StoredTensor] = field(default_factory=dict)  # of `unusable`, those whose type dtypes.py has
 
     def has(self, name: str) -> bool:
         """Is there such a weight? Does not count as use."""
         return name in self.weights or name in self.unusable
+
+    def is_packed(self, name: str) -> bool:
+        """Is there such a weight, of a format with blocks or tiles? Does not count as use."""
+        weight = self.weights.get(name)
+        return weight is not None and weight.format.block > 0
+
+    def stored(self, name: str) -> StoredTensor | None:
+        """The tensor of the checkpoint, of whatever type dtypes.py has; None: there is none, or it is no longer one."""
+        weight = self.weights.get(name)
+        if weight is not None:
+            return None if weight.format.block else weight.pieces["codes"]
+        return self.others.get(name)
+
+    def put(self, weight: Weight, *used: str) -> None:
+        """A weight made of several tensors; these, and the names in `used`, stand no longer for themselves."""
+        for name in (*(piece.name for piece in weight.pieces.values()), *used):
+            for table in (self.weights, self.unusable, self.others):
+                table.pop(name, None)
+        self.weights[weight.name] = weight
 
     def take(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The weight `name`, whose logical shape must be `shape`. Raises CheckpointError when missing or different."""

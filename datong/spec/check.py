@@ -185,7 +185,7 @@ def _check_weight(node: Node, value: Value, *, plain: bool) -> None:
         if plain:
             raise _fail(node, f"weight `{value.name}` should be f32, f16 or bf16, is {fmt.name}")
         unit = fmt.super_block or fmt.block
-        if len(shape) != 2 or shape[1] % unit:
+        if len(shape) != 2 or (shape[1] % unit and not fmt.tile):
             raise _fail(node, f"weight `{value.name}` ({fmt.name}) should be [out, k * {unit}], is {list(shape)}")
     if value.swapped and (fmt.block or len(shape) < 2):
         raise _fail(node, f"weight `{value.name}` should be a plain matrix to be stored swapped, is {fmt.name}")

@@ -25,6 +25,17 @@ matrix is stock ONNX (all of it f32, constants of the weights only):
 
 A stack of experts `[E, out, in]` has E in front of every shape above, and axis 3.
 
+Tile formats, which float checkpoints use, share a scale among R rows of B columns; the last tiles may be partial:
+
+    w[o, i] = value(codes[o, i]) * scale[o // R, i // B]          each operation rounded to f32
+
+    codes         [out, in]                            f8e4m3; u4, which stands for a row of TABLES
+    scale         [ceil(out / R), ceil(in / B)]        f32 bf16 f8e8m0 f8e4m3
+    factor        [1]                                  f32: scales are multiplied with it, or divided by it
+
+In `graph.onnx` that is the function `datong::DequantizeTiles` (importer/functions_tiles.py), its body stock ONNX. The
+bytes are those of the checkpoint, in place. Sources: OCP OFP8 1.0 (e4m3fn), OCP MX 1.0 (e2m1, e8m0).
+
 GGUF blocks map exactly: no value is re-quantised, only moved. 5- and 6-bit codes are widened to 8 bits, because
 ONNX has no such types: values equal, more bytes (Q5_K 5.5 -> 8.6, Q6_K 6.6 -> 8.6 bits per weight).
 Source: ggml `ggml-common.h` block structs, `ggml-quants.c` dequantize_row_*.
@@ -49,6 +60,9 @@ class Format:
     scale: DType | None = None
     has_min: bool = False
     min_sign: int = 1
+    tile: int = 0  # rows that share a scale, in a tile format
+    table: str = ""  # of TABLES: what codes stand for; empty: their own value
+    factor: int = 0  # 1: scales are multiplied with one more number, -1: divided by it
 
     @property
     def pieces(self) -> tuple[str, ...]:
@@ -56,6 +70,8 @@ class Format:
         if not self.block:
             return ("codes",)
         names = ["codes", "scale"] + (["min"] if self.has_min else [])
+        if self.factor:
+            names.append("factor")
         if self.super_block:
             names += ["super_scale"] + (["super_min"] if self.has_min else [])
         return tuple(names)
@@ -64,6 +80,8 @@ class Format:
         """Element type of one piece."""
         if piece == "codes":
             return self.codes
+        if piece == "factor":
+            return dtypes.F32
         if piece.startswith("super_"):
             return dtypes.F16
         if piece == "min" and self.super_block:
@@ -72,10 +90,15 @@ class Format:
         return self.scale
 
     def piece_shape(self, piece: str, *shape: int) -> tuple[int, ...]:
-        """Stored shape of a piece of a weight `[out, in]` or `[E, out, in]`; the (super) block divides `in`."""
+        """Stored shape of a piece of a weight `[out, in]` or `[E, out, in]`; blocks divide `in`, tiles need not."""
         *rows, in_ = shape
         if not self.block:
             return shape
+        if self.tile:
+            *stack, out = rows
+            if piece == "factor":
+                return (*stack, 1)
+            return shape if piece == "codes" else (*stack, -(-out // self.tile), -(-in_ // self.block))
         if piece == "codes":
             return (*rows, in_ // self.block, self.block)
         if not self.super_block:
@@ -83,6 +106,9 @@ class Format:
         supers = in_ // self.super_block
         return (*rows, supers, 1) if piece.startswith("super_") else (*rows, supers, self.super_block // self.block)
 
+
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+TABLES: dict[str, tuple[float, ...]] = {"e2m1": (*_E2M1, *(-v for v in _E2M1))}  # values of the codes 0 to 15
 
 PLAIN_F32 = Format("f32", dtypes.F32)
 PLAIN_F16 = Format("f16", dtypes.F16)
@@ -95,8 +121,16 @@ Q8_0 = Format("q8_0", dtypes.I8, 32, 0, dtypes.F16)
 Q4_K = Format("q4_k", dtypes.U4, 32, 256, dtypes.U8, has_min=True, min_sign=-1)
 Q5_K = Format("q5_k", dtypes.U8, 32, 256, dtypes.U8, has_min=True, min_sign=-1)
 Q6_K = Format("q6_k", dtypes.I8, 16, 256, dtypes.I8)
+FP8_128 = Format("fp8_128", dtypes.F8E4M3, 128, 0, dtypes.F32, tile=128)
+FP8_128_BF16 = Format("fp8_128_bf16", dtypes.F8E4M3, 128, 0, dtypes.BF16, tile=128)
+FP8_128_E8M0 = Format("fp8_128_e8m0", dtypes.F8E4M3, 128, 0, dtypes.F8E8M0, tile=128)
+MXFP8 = Format("mxfp8", dtypes.F8E4M3, 32, 0, dtypes.F8E8M0, tile=1)
+MXFP4 = Format("mxfp4", dtypes.U4, 32, 0, dtypes.F8E8M0, tile=1, table="e2m1")
+NVFP4 = Format("nvfp4", dtypes.U4, 16, 0, dtypes.F8E4M3, tile=1, table="e2m1", factor=1)
+NVFP4_DIV = Format("nvfp4_div", dtypes.U4, 16, 0, dtypes.F8E4M3, tile=1, table="e2m1", factor=-1)
 
 ALL: tuple[Format, ...] = (
     PLAIN_F32, PLAIN_F16, PLAIN_BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K,
+    FP8_128, FP8_128_BF16, FP8_128_E8M0, MXFP8, MXFP4, NVFP4, NVFP4_DIV,
 )  # fmt: skip
 BY_NAME = {f.name: f for f in ALL}

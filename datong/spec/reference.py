@@ -5,7 +5,7 @@ the definition adds no noise of its own to a comparison. `linear` multiplies in 
 sqrt(in) * 2^-24, is far below every bound in tolerance.py, and f64 would double the memory of the largest matrices.
 
 Dims as in ops.py: T tokens, `n` any width, D head size, Hq / Hkv heads, S sequences, M block table width.
-Also here: `dequantise`, the meaning of the formats in formats.py.
+Also here: `dequantise`, the meaning of the formats in formats.py (reference_formats.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datong.spec.formats import Format
 from datong.spec.program import Step
+from datong.spec.reference_formats import dequantise as dequantise
+from datong.spec.reference_formats import unpack_nibbles as unpack_nibbles
 from datong.spec.reference_state import ALL as WITH_STATE
 
 Array = NDArray[Any]
@@ -25,47 +26,6 @@ Array = NDArray[Any]
 
 def _f32(x: Array) -> Array:
     return np.ascontiguousarray(x, dtype=np.float32)
-
-
-# ---- weights ----------------------------------------------------------------------------------------------------
-
-
-def unpack_nibbles(packed: Array, *, signed: bool) -> Array:
-    """Two 4-bit values per byte, low nibble first: [..., n/2] u8 -> [..., n] i8 (signed: two's complement) or u8."""
-    values = np.stack([packed & 0xF, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
-    return ((values ^ 8).astype(np.int8) - np.int8(8)) if signed else values
-
-
-def dequantise(fmt: Format, pieces: Mapping[str, Array]) -> Array:
-    """What a stored matrix stands for; rows are independent, so any selection of them may be passed.
-
-    Args:
-        fmt:    a row of formats.py.
-        pieces: by role, in the stored shape (`fmt.piece_shape`) and dtype; 4-bit codes as bytes [out, nb, B/2] u8.
-
-    Returns:
-        [out, in] f32; plain formats keep any shape. Exact but for one rounding where there is a min: a product of f16
-        scale, 8-bit scale and code has at most 24 significant bits in every format, so their order is free.
-
-    Source: ggml-quants.c dequantize_row_*; formats.py.
-    """
-    codes = np.asarray(pieces["codes"])
-    if not fmt.block:
-        return codes.astype(np.float32)
-    if fmt.codes.bits == 4:
-        codes = unpack_nibbles(codes, signed=fmt.codes.name == "i4")
-    w = codes.astype(np.float32) * _block_factor(fmt, pieces, "scale")
-    if fmt.has_min:
-        w += np.float32(fmt.min_sign) * _block_factor(fmt, pieces, "min")
-    return w.reshape(w.shape[0], -1)
-
-
-def _block_factor(fmt: Format, pieces: Mapping[str, Array], role: str) -> Array:
-    """Scale or min of each block, [out, nb, 1] f32."""
-    factor = np.asarray(pieces[role]).astype(np.float32)
-    if fmt.super_block:
-        factor = np.asarray(pieces[f"super_{role}"]).astype(np.float32) * factor
-    return factor.reshape(factor.shape[0], -1, 1)
 
 
 # ---- core -------------------------------------------------------------------------------------------------------

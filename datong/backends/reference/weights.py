@@ -19,6 +19,7 @@ from datong.spec import formats
 from datong.spec.formats import Format
 from datong.spec.program import Piece, Value, expert
 from datong.spec.reference import dequantise
+from datong.spec.reference_formats import select
 
 Array = NDArray[Any]
 
@@ -73,7 +74,7 @@ class Weights:
             return np.stack([self.whole(one) for one in np.array(self._stacks[name])[rows].tolist()])
         if self._values[name].swapped:
             return np.array(self.whole(name)[rows])
-        return dequantise(self._format(name), {role: p[rows] for role, p in self._pieces[name].items()})
+        return dequantise(self._format(name), select(self._format(name), self._pieces[name], rows))
 
     def whole(self, name: str) -> Array:
         """A weight, dequantised: its logical shape, f32. A view of the file where it is stored as f32."""
