@@ -2,7 +2,8 @@
 
     python bench/flagships.py [NAME …] [--directory DIR]
 
-Each checkpoint has the published shapes (bf16), a header for every tensor and a file of full length that holds no data.
+Each checkpoint has the published shapes (bf16; `fp8`: projections and experts as published, in FP8 with a scale for
+each tile of 128 x 128), a header for every tensor and a file of full length that holds no data.
 A child process imports it in place; printed are its time and peak memory, the package's sizes, and the memory formula
 beside a count by hand. CSV into bench/results/. Sources of the shapes: the makers' configs and technical reports.
 """
@@ -12,14 +13,16 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ class Flagship:
     parameters: float
     per_token: int
     state_bytes: int = 0
+    fp8: bool = False
 
 
 STEP35_LAYERS = 45
@@ -122,6 +126,13 @@ MODELS = {
 }  # fmt: skip
 
 
+for _name in ("MiniMax-M2", "DeepSeek-V3"):
+    MODELS[f"{_name} (fp8)"] = replace(MODELS[f"{_name} (bf16)"], fp8=True)
+
+# Published in FP8: projections and experts; not router, norms, embedding, head and the eh_proj of speculation.
+IN_FP8 = re.compile(r".*(?<!eh)(_proj|_proj_with_mqa|\.w[123])\.weight")
+
+
 def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor that the family reads, by name."""
     from datong.importer.registry import build_model
@@ -149,21 +160,33 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: weight.shape for name, weight in found.weights.items()}
 
 
-def write(directory: Path, config: dict[str, Any]) -> int:
+def tensors(model: Flagship) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """Name -> type, shape and bytes of every tensor of the checkpoint."""
+    found: dict[str, tuple[str, tuple[int, ...], int]] = {}
+    for name, shape in shapes(model.config).items():
+        if model.fp8 and IN_FP8.fullmatch(name):
+            tiles = tuple(-(-dim // 128) for dim in shape)
+            found[name] = "F8_E4M3", shape, math.prod(shape)
+            found[f"{name}_scale_inv"] = "F32", tiles, 4 * math.prod(tiles)
+        else:
+            found[name] = "BF16", shape, 2 * math.prod(shape)
+    return found
+
+
+def write(directory: Path, model: Flagship) -> int:
     """A sparse checkpoint; returns its length in bytes."""
     header: dict[str, Any] = {}
     at = 0
-    for name, shape in shapes(config).items():
-        size = 2
-        for dim in shape:
-            size *= dim
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
+    for name, (dtype, shape, size) in tensors(model).items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with (directory / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + at)
+    fp8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+    config = {**model.config, "quantization_config": fp8} if model.fp8 else model.config
     (directory / "config.json").write_text(json.dumps(config))
     return 8 + len(text) + at
 
@@ -203,7 +226,7 @@ def main() -> None:
         model = MODELS[name]
         directory = Path(tempfile.mkdtemp(dir=options.directory))
         try:
-            length = write(directory, model.config)
+            length = write(directory, model)
             command = [sys.executable, __file__, "--child", str(directory)]
             out = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
             if out.returncode:
