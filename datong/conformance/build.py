@@ -153,7 +153,21 @@ def random_pieces(fmt: Format, shape: tuple[int, ...], size: float, rng: np.rand
     """Random stored arrays of one weight, whose values have a standard deviation of about `size`."""
     if not fmt.block:
         return {"codes": (rng.standard_normal(shape) * size).astype(fmt.codes.numpy)}
-    return {role: _random_piece(fmt, role, fmt.piece_shape(role, *shape), size, rng) for role in fmt.pieces}
+    make = _random_tile_piece if fmt.tile else _random_piece
+    return {role: make(fmt, role, fmt.piece_shape(role, *shape), size, rng) for role in fmt.pieces}
+
+
+def _random_tile_piece(fmt: Format, role: str, shape: tuple[int, ...], size: float, rng: np.random.Generator) -> Array:
+    dtype = fmt.piece_dtype(role)
+    if role == "codes" and dtype.bits == 4:
+        return rng.integers(0, 256, (*shape[:-1], shape[-1] // 2)).astype(np.uint8)
+    if role == "codes":
+        return rng.standard_normal(shape).astype(dtype.numpy)
+    if role == "factor":
+        return np.full(shape, 0.37 if fmt.factor > 0 else 1 / 0.37, np.float32)
+    step = size / (3.1 if fmt.table else 1.0) / (0.37 if fmt.factor else 1.0)  # 3.1: of the 16 values of e2m1
+    spread = rng.uniform(0.5, 1.5, shape) * step
+    return (np.exp2(np.round(np.log2(spread))) if dtype is dtypes.F8E8M0 else spread).astype(dtype.numpy)
 
 
 # Largest code magnitude that GGUF's quantisers produce in each format: the widened ones do not use all 8 bits.

@@ -219,10 +219,13 @@ void check(const Setting& s, std::vector<int64_t> tokens) {
       const Floats got = one.run(x, logits, n);
       const double error = nmse(got.data(), want.data(), int64_t(want.size()));
       CHECK(error <= (blocks ? 5e-4 : 1e-10), "%s %s %s, %lld tokens: %g", isa, s.format, s.order, static_cast<long long>(n), error);
-      CHECK(one.run(x, logits, n) == got, "%s: other bits again", isa);
-      for (int threads : {2, 3, 5})
-        CHECK(Session(part, isa, threads).run(x, logits, n) == got, "%s %s %s, %lld tokens: other bits with %d threads", isa,
+      const Floats again = one.run(x, logits, n);
+      CHECK(again == got, "%s: other bits again", isa);
+      for (int threads : {2, 3, 5}) {
+        const Floats other = Session(part, isa, threads).run(x, logits, n);
+        CHECK(other == got, "%s %s %s, %lld tokens: other bits with %d threads", isa,
               s.format, s.order, static_cast<long long>(n), threads);
+      }
     }
     if (!blocks) continue;
     const Floats exact = Session(part, "best", 2, Activations::f32).run(x, logits, n);
@@ -285,7 +288,11 @@ int main() {
   check({"q8_0", 6, 6, 96, 64, "split", "silu", false, true, false}, {1, 2, 70});
   check({"q4_1", 5, 2, 32, 64, "halves", "oai", true, false, false}, {2, 9});
   check({"q4_0", 96, 4, 32, 32, "split", "silu", false, true, false}, {1, 40, 200});  // two waves and more
-  for (const char* format : {"f32", "q4_0"}) check_unread(format);
+  check({"fp8_128", 5, 2, 144, 200, "split", "silu", false, false, false}, {1, 2, 20});
+  check({"fp8_128_bf16", 5, 2, 144, 136, "halves", "silu", true, false, false}, {1, 20});
+  check({"mxfp4", 5, 2, 64, 96, "pairs", "oai", true, true, false}, {1, 20});
+  check({"nvfp4", 5, 2, 64, 96, "split", "silu", true, false, false}, {1, 20});
+  for (const char* format : {"f32", "q4_0", "fp8_128"}) check_unread(format);
   check_swapped();
   check_refusal([](auto& v) { v[2].piece_count = 3; }, "experts has 3 pieces");
   check_refusal([](auto& v) { v[2].swapped = 1, v[2].format = "q4_0"; }, "stored swapped, which only plain matrices may be");

@@ -96,9 +96,16 @@ class TestPart {
       pieces.push_back({sizeof(dt_piece), role, file_.path, at, bytes, dtype, 0, nullptr});
     };
     const int64_t count = w.view.out * w.view.in;
-    const bool nibbles = w.view.codes_dtype == DT_I4 || w.view.codes_dtype == DT_U4;
+    const bool nibbles = w.view.codes_dtype == DT_I4 || w.view.codes_dtype == DT_U4 || w.view.codes_dtype == DT_F4E2M1;
     const int64_t plain = w.view.codes_dtype == DT_F32 ? 4 : 2;
-    piece("codes", w.view.codes, w.view.codes_dtype, !w.view.block ? count * plain : nibbles ? count / 2 : count);
+    piece("codes", w.view.codes, w.view.codes_dtype == DT_F4E2M1 ? DT_U4 : w.view.codes_dtype, !w.view.block ? count * plain : nibbles ? count / 2 : count);
+    if (w.view.tile) {
+      const int64_t tiles = (w.view.out + w.view.tile - 1) / w.view.tile * ((w.view.in + w.view.block - 1) / w.view.block);
+      const int bytes = w.view.scale_dtype == DT_F32 ? 4 : w.view.scale_dtype == DT_BF16 ? 2 : 1;
+      piece("scale", w.view.scale, w.view.scale_dtype, tiles * bytes);
+      if (w.view.factor) piece("factor", w.view.factor, DT_F32, 4);
+      return pieces;
+    }
     if (w.view.block) piece("scale", w.view.scale, DT_F16, count / 32 * 2);
     if (w.view.has_min) piece("min", w.view.min, DT_F16, count / 32 * 2);
     return pieces;

@@ -16,6 +16,10 @@ struct Format {
   int32_t block, super_block;
   int32_t scale, min;
   int32_t min_sign;
+  int32_t tile = 0;      // rows that share a scale; 0: no tile format
+  int32_t factor = 0;    // dtype of the one factor on all scales
+  bool divides = false;  // by the factor
+  bool e2m1 = false;     // 4-bit codes are floats
 };
 
 constexpr Format kFormats[] = {
@@ -30,6 +34,13 @@ constexpr Format kFormats[] = {
     {"q4_k", DT_U4, 32, 256, DT_U8, DT_U8, -1},
     {"q5_k", DT_U8, 32, 256, DT_U8, DT_U8, -1},
     {"q6_k", DT_I8, 16, 256, DT_I8, 0, 1},
+    {"fp8_128", DT_F8E4M3, 128, 0, DT_F32, 0, 1, 128},
+    {"fp8_128_bf16", DT_F8E4M3, 128, 0, DT_BF16, 0, 1, 128},
+    {"mxfp8", DT_F8E4M3, 32, 0, DT_F8E8M0, 0, 1, 1},
+    {"fp8_128_e8m0", DT_F8E4M3, 128, 0, DT_F8E8M0, 0, 1, 128},
+    {"mxfp4", DT_U4, 32, 0, DT_F8E8M0, 0, 1, 1, 0, false, true},
+    {"nvfp4", DT_U4, 16, 0, DT_F8E4M3, 0, 1, 1, DT_F32, false, true},
+    {"nvfp4_div", DT_U4, 16, 0, DT_F8E4M3, 0, 1, 1, DT_F32, true, true},
 };
 
 int64_t dtype_bits(int32_t dtype) {
@@ -37,7 +48,7 @@ int64_t dtype_bits(int32_t dtype) {
     case DT_F32: case DT_I32: return 32;
     case DT_F16: case DT_BF16: return 16;
     case DT_I64: return 64;
-    case DT_I4: case DT_U4: return 4;
+    case DT_I4: case DT_U4: case DT_F4E2M1: return 4;
     default: return 8;
   }
 }
@@ -61,7 +72,7 @@ Shape read_shape(const dt_value& value, const Format& format) {
       s.in > kMost / s.experts / s.out)
     throw Error(DT_INVALID, text("[cpu] weight `%s` has a size that is not positive or too large", value.name));
   const int32_t unit = format.super_block ? format.super_block : format.block;
-  if (unit && s.in % unit)
+  if (unit && s.in % unit && format.tile < 2)
     throw Error(DT_INVALID, text("[cpu] weight `%s` has rows of %lld, format %s wants a multiple of %d", value.name,
                                  static_cast<long long>(s.in), format.name, unit));
   if (is_swapped(value) && (format.block || value.rank < 2))
@@ -69,10 +80,15 @@ Shape read_shape(const dt_value& value, const Format& format) {
   return s;
 }
 
-// Takes pieces [begin, end) of a value.
+int64_t tiles_of(const Format& format, int64_t out, int64_t in) {
+  return (out + format.tile - 1) / format.tile * ((in + format.block - 1) / format.block);
+}
+
+// Takes pieces [begin, end) of a value, which are those of `stack` matrices together.
 struct Pieces {
   const dt_value& value;
   int32_t begin, end;
+  int64_t stack = 1;
 
   const dt_piece& find(const char* format, const char* role, int32_t dtype, int64_t elements) const {
     for (int32_t i = begin; i < end; ++i) {
@@ -105,6 +121,12 @@ void take_pieces(const Format& format, const Pieces& pieces, MappedFiles* files,
   const int64_t count = view.out * view.in;
   view.codes = take("codes", format.codes, count);
   if (!format.block) return;
+  if (format.tile) {
+    const int64_t stack = pieces.stack, out = view.out / stack;
+    view.scale = take("scale", format.scale, stack * tiles_of(format, out, view.in));
+    if (format.factor) view.factor = take("factor", format.factor, stack);
+    return;
+  }
   view.scale = take("scale", format.scale, count / format.block);
   if (format.min) view.min = take("min", format.min, count / format.block);
   if (!format.super_block) return;
@@ -113,8 +135,18 @@ void take_pieces(const Format& format, const Pieces& pieces, MappedFiles* files,
     view.super_min = reinterpret_cast<const uint16_t*>(take("super_min", DT_F16, count / format.super_block));
 }
 
+// Scales of matrix `index` of a stack: those of each begin anew, whole tiles or not.
+void begin_tiles(const Format& format, const WeightView& all, int64_t index, int64_t out, WeightView& view) {
+  view.first_row = 0;
+  const auto move = [&](const void* p, int64_t count, int32_t dtype) {
+    return p ? static_cast<const uint8_t*>(p) + index * count * dtype_bits(dtype) / 8 : nullptr;
+  };
+  view.scale = move(all.scale, tiles_of(format, out, all.in), format.scale);
+  view.factor = move(all.factor, 1, DT_F32);
+}
+
 int32_t roles_of(const Format& format) {
-  return format.block ? 2 + (format.min != 0) + (format.super_block != 0) * (1 + (format.min != 0)) : 1;
+  return format.block ? 2 + (format.min != 0) + (format.super_block != 0) * (1 + (format.min != 0)) + (format.factor != 0) : 1;
 }
 
 // [in, out] -> [out, in], in squares that stay in the L1 cache.
@@ -159,13 +191,16 @@ Weight read_weight(const dt_value& value, MappedFiles* files) {
   weight.view = WeightView{};
   WeightView& v = weight.view;
   v.format = format->name;
-  v.codes_dtype = format->codes;
+  v.codes_dtype = format->e2m1 ? DT_F4E2M1 : format->codes;
   v.out = shape.out;
   v.in = shape.in;
   v.block = format->block;
   v.super_block = format->super_block;
   v.has_min = format->min != 0;
   v.min_sign = format->min_sign;
+  v.tile = format->tile;
+  v.scale_dtype = format->scale;
+  v.divides = format->divides;
   if (value.piece_count == 0 && !files) return weight;  // a question, not a compilation: pieces may be left out
 
   const int32_t roles = roles_of(*format);
@@ -179,8 +214,12 @@ Weight read_weight(const dt_value& value, MappedFiles* files) {
   } else {
     WeightView all = v;
     all.out = shape.experts * shape.out;
-    take_pieces(*format, {value, 0, value.piece_count}, files, all, weight);
-    for (size_t e = 0; e < views.size(); ++e) views[e] = rows_of(all, static_cast<int64_t>(e) * shape.out, shape.out);
+    take_pieces(*format, {value, 0, value.piece_count, shape.experts}, files, all, weight);
+    for (size_t e = 0; e < views.size(); ++e) {
+      const auto index = static_cast<int64_t>(e);
+      views[e] = rows_of(all, index * shape.out, shape.out);
+      if (format->tile) begin_tiles(*format, all, index, shape.out, views[e]);
+    }
   }
   if (files && is_swapped(value)) swap_back(shape, views, weight);
   weight.view = views[0];
@@ -193,7 +232,8 @@ WeightView rows_of(const WeightView& view, int64_t begin, int64_t count) {
   part.out = count;
   const int64_t start = begin * view.in;
   if (view.codes) part.codes += start * dtype_bits(view.codes_dtype) / 8;
-  if (!view.block) return part;
+  if (view.tile) part.first_row += begin;
+  if (!view.block || view.tile) return part;
   const auto move = [&](const void* p) {  // scales and mins are bytes below a super block, else f16
     return p ? static_cast<const uint8_t*>(p) + start / view.block * (view.super_block ? 1 : 2) : nullptr;
   };

@@ -25,11 +25,13 @@ BOUND = 2e-3  # max |logit difference|; tests/data/goldens/README.md says why
 # family -> functions that its graph needs
 FAMILIES: dict[str, set[str]] = {
     "deepseek_v3": {"MoE"},
+    "deepseek_v3_fp8": {"MoE", "DequantizeTiles"},
     "glm4": set(),
     "glm4_moe": {"MoE"},
     "glm4_moe_lite": {"MoE"},
     "gpt_oss": {"MoE", "Attention"},
     "minimax_m2": {"MoE"},
+    "minimax_m2_fp8": {"MoE", "DequantizeTiles"},
     "minimax_text01": {"MoE", "LinearAttention"},
     "neo_chat": set(),
     "qwen3_5_moe": {"MoE", "CausalConv", "GatedDelta"},

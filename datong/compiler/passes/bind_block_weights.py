@@ -141,7 +141,8 @@ def _format(chain: _Chain, found: dict[str, Piece]) -> Format | None:
     # Last row first: q5_0 and q8_0 are stored alike, and only q8_0 promises nothing about the range of the codes.
     for fmt in reversed(formats.ALL):
         if (
-            fmt.block == chain.block > 0
+            not fmt.tile
+            and fmt.block == chain.block > 0
             and set(fmt.pieces) == set(found)
             and all(fmt.piece_dtype(role).name == found[role].dtype for role in fmt.pieces)
             and (not fmt.has_min or fmt.min_sign == chain.sign)

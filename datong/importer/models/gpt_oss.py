@@ -1,4 +1,4 @@
-"""`gpt_oss`: gpt-oss-20b, 120b, with unpacked experts (BF16 or F32).
+"""`gpt_oss`: gpt-oss-20b, 120b; experts as MXFP4, BF16 or F32.
 
 Traps, each has been got wrong before:
 - a sink per head takes its share of each softmax.
@@ -6,7 +6,7 @@ Traps, each has been got wrong before:
 - the glu is clipped (`swiglu_limit`), has alpha 1.702, and adds 1 to up.
 - softmax over the chosen logits, which is softmax over all, renormalised; the router has a bias.
 - every other layer has a window; yarn with `truncate` false.
-- the hub stores the experts as MXFP4, which is not read yet.
+- the hub stores the experts as MXFP4, [E, out, in]: not swapped, gate and up alternating all the same.
 """
 
 from __future__ import annotations

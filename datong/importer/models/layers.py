@@ -211,7 +211,7 @@ def _stack(b: GraphBuilder, e: Experts, prefix: str, name: str, shape: tuple[int
     """Experts [count, out, in], however they are stored."""
     if "{}" in name:
         return b.stack([f"{prefix}{name.format(i)}" for i in range(e.count)], shape, label)
-    if e.swapped:
+    if e.swapped and not b.is_packed(f"{prefix}{name}"):  # packed ones lie as they are used
         return b.swapped(f"{prefix}{name}", (e.count, *shape), label)
     return b.weight(f"{prefix}{name}", (e.count, *shape))
 

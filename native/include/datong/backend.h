@@ -35,7 +35,9 @@ extern "C" {
 typedef enum dt_dtype { /* datong/dtypes.py, column `c` */
   DT_F32 = 1, DT_F16 = 2, DT_BF16 = 3, DT_I64 = 4, DT_I32 = 5, DT_I8 = 6, DT_U8 = 7,
   DT_I4 = 8, DT_U4 = 9, /* two to a byte, low nibble first */
-  DT_BOOL = 10
+  DT_BOOL = 10,
+  DT_F8E4M3 = 11, DT_F8E8M0 = 12, /* since 1.3 */
+  DT_F4E2M1 = 13                   /* since 1.3; two to a byte, low nibble first. Formats name it, pieces are DT_U4 */
 } dt_dtype;
 
 typedef enum dt_code { DT_INVALID = 1, DT_UNSUPPORTED = 2, DT_OUT_OF_MEMORY = 3, DT_IO = 4, DT_INTERNAL = 5 } dt_code;

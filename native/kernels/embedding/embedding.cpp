@@ -2,6 +2,7 @@
 #include "kernels/embedding/embedding.h"
 
 #include "kernels/linear/linear_dequantise.h"
+#include "kernels/linear/linear_tile.h"
 
 namespace datong {
 namespace {
@@ -42,6 +43,7 @@ void block_row(const WeightView& view, int64_t row, float* y) {
 }  // namespace
 
 void embedding_row(const WeightView& w, int64_t row, float* y) {
+  if (w.tile) return tile_row(w, row, y);
   struct Entry {
     const char* format;
     void (*run)(const WeightView&, int64_t, float*);

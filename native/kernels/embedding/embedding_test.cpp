@@ -9,7 +9,7 @@ using namespace datong::testing;
 
 int main() {
   for (const char* format : kFormats) {
-    const bool plain = format[0] != 'q', k = !plain && format[3] == 'k';
+    const bool plain = TestWeight(format, 1, 256, 1).view.block == 0, k = format[0] == 'q' && format[3] == 'k';
     for (const int64_t in : {int64_t{plain ? 37 : k ? 256 : 32}, int64_t{k ? 768 : 576}}) {
       const TestWeight weight(format, 5, in, 3);
       for (const int64_t row : {0, 2, 4}) {

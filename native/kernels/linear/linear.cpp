@@ -13,10 +13,11 @@ std::span<const LinearKernel> linear_kernels() {
     const KernelTable tables[] = {
 #if DATONG_X86
         linear_plain_avx512(), linear_block_avx512vnni(), linear_plain_avx2(), linear_block_avx2(),
+        linear_tile_avx512(),  linear_tile_avx2(),
 #elif DATONG_ARM64
         linear_plain_neon(),   linear_block_neon_dotprod(), linear_block_neon(),
 #endif
-        linear_ref(),
+        linear_tile_ref(),     linear_ref(),
     };
     for (const KernelTable& t : tables) v.insert(v.end(), t.items, t.items + t.count);
     return v;

@@ -19,8 +19,17 @@ namespace datong {
 //   super_*      [out, ns] f16
 //
 // w = scale * codes + min_sign * min.  Pointers of absent pieces are null.
+//
+// Tile formats: `tile` rows of `block` columns share a scale, the last tiles may be partial:
+//
+//   codes        [out, in] f8e4m3, or f4e2m1 i4 u4 (low nibble first) i8 u8
+//   scale        [ceil(all rows / tile), ceil(in / block)] of scale_dtype; the view begins at row `first_row` of them
+//   zero         like scale, u8
+//   factor       [1] f32: scales are multiplied with it, or divided by it
+//
+// w = (codes - zero) * (scale * factor), rounded to f32 after each operation.
 struct WeightView {
-  const char* format;   // f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_k q5_k q6_k
+  const char* format;   // a name of datong/spec/formats.py
   int32_t codes_dtype;  // dt_dtype
   int64_t out, in;
   int32_t block, super_block;  // 0: plain; 0: one level
@@ -31,6 +40,12 @@ struct WeightView {
   const void* min;
   const uint16_t* super_scale;
   const uint16_t* super_min;
+  int32_t tile = 0;  // 0: no tile format
+  int32_t scale_dtype = 0;
+  int64_t first_row = 0;
+  const uint8_t* zero = nullptr;
+  const uint8_t* factor = nullptr;  // of any alignment
+  bool divides = false;             // by the factor
 };
 
 // Added to each result; either may be null.

@@ -19,5 +19,8 @@ KernelTable linear_plain_neon();
 KernelTable linear_block_neon();
 KernelTable linear_block_neon_dotprod();
 KernelTable linear_ref();
+KernelTable linear_tile_avx512();
+KernelTable linear_tile_avx2();
+KernelTable linear_tile_ref();
 
 }  // namespace datong

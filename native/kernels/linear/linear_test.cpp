@@ -68,7 +68,7 @@ void check(const LinearKernel& k, const TestWeight& weight, const Problem& p, bo
 
   const std::vector<double> dense = weight.dense();
   const bool rounds_x = std::strstr(k.name, "avx512bf16") != nullptr;  // activations rounded to bf16
-  const bool quantises = w.block > 0 && std::strstr(k.name, "exact") == nullptr;
+  const bool quantises = w.block > 0 && !w.tile && std::strstr(k.name, "exact") == nullptr;
   double worst_ratio = 0;
   for (int64_t t = 0; t < p.tokens; ++t) {
     const float* a = x.data() + t * x_stride;
@@ -158,7 +158,7 @@ int main(int argc, char** argv) {
         if (argc > 1 && !std::strstr(kernel.name, argv[1])) continue;
         if (!kernel.usable(cpu, weight.view)) continue;
         ++tested;
-        reference |= std::strstr(kernel.name, format) && std::strstr(kernel.name, "_ref");
+        reference |= (weight.view.tile || std::strstr(kernel.name, format)) && std::strstr(kernel.name, "_ref");
         check(kernel, weight, p, false);
         check(kernel, weight, p, true);
         if (p.in == 512) check_batching(kernel, weight);

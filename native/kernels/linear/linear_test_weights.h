@@ -15,7 +15,8 @@
 namespace datong::testing {
 
 inline const char* const kFormats[] = {"f32",  "f16",  "bf16", "q4_0", "q4_1", "q5_0",
-                                       "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"};
+                                       "q5_1", "q8_0", "q4_k", "q5_k", "q6_k",
+                                       "fp8_128", "fp8_128_bf16", "fp8_128_e8m0", "mxfp8", "mxfp4", "nvfp4", "nvfp4_div"};
 
 // IEEE half <-> double by the definition.
 inline double half_value(uint16_t h) {
@@ -44,6 +45,10 @@ class TestWeight {
     view.min_sign = 1;
     if (format == "f32" || format == "f16" || format == "bf16") {
       plain();
+      return;
+    }
+    if (format.find("fp") != std::string::npos) {
+      tiles();
       return;
     }
     const bool k = format.back() == 'k';
@@ -130,7 +135,67 @@ class TestWeight {
     }
     return f;
   }
+  // Float codes in tiles; values by the tables of OCP OFP8 1.0 and MX 1.0.
+  void tiles() {
+    const bool nibbles = format_.find("fp4") != std::string::npos;
+    view.tile = format_.rfind("fp8", 0) == 0 ? 128 : 1;
+    view.block = view.tile > 1 ? 128 : format_.rfind("nv", 0) == 0 ? 16 : 32;
+    view.codes_dtype = nibbles ? DT_F4E2M1 : DT_F8E4M3;
+    view.scale_dtype = format_ == "fp8_128" ? DT_F32 : format_ == "fp8_128_bf16" ? DT_BF16 : view.block == 16 ? DT_F8E4M3 : DT_F8E8M0;
+    const int64_t n = nibbles ? view.out * view.in / 2 : view.out * view.in;
+    uint8_t* codes = piece(n);
+    for (int64_t i = 0; i < n; ++i) {
+      codes[i] = static_cast<uint8_t>(engine_());
+      if (!nibbles && (codes[i] & 0x7f) == 0x7f) codes[i] ^= 1;  // no NaN
+    }
+    view.codes = codes;
+    const int64_t count = (view.out + view.tile - 1) / view.tile * ((view.in + view.block - 1) / view.block);
+    const int bytes = view.scale_dtype == DT_F32 ? 4 : view.scale_dtype == DT_BF16 ? 2 : 1;
+    uint8_t* scale = piece(count * bytes);
+    for (int64_t i = 0; i < count; ++i) {
+      const float f = static_cast<float>(normal(0.05));
+      uint32_t bits;
+      std::memcpy(&bits, &f, 4);
+      if (bytes == 4) std::memcpy(scale + 4 * i, &f, 4);
+      if (bytes == 2) put(scale + 2 * i, static_cast<uint16_t>(bits >> 16));
+      if (bytes == 1) scale[i] = static_cast<uint8_t>(view.scale_dtype == DT_F8E8M0 ? 118 + engine_() % 12 : engine_() % 0x7f);
+    }
+    view.scale = scale;
+    if (view.block != 16) return;
+    const float factor = 0.0371f;
+    uint8_t* p = piece(4);
+    std::memcpy(p, &factor, 4);
+    view.factor = p;
+    view.divides = format_ == "nvfp4_div";
+  }
+  static double eight(int c) {
+    const int e = c >> 3 & 15, m = c & 7;
+    const double v = e ? std::ldexp(8 + m, e - 10) : std::ldexp(m, -9);
+    return c & 0x80 ? -v : v;
+  }
+  double tile_scale(int64_t n) const {
+    const int64_t i = n / view.in / view.tile * ((view.in + view.block - 1) / view.block) + n % view.in / view.block;
+    const uint8_t* p = static_cast<const uint8_t*>(view.scale);
+    float f = 0;
+    uint32_t bits = 0;
+    if (view.scale_dtype == DT_F32) std::memcpy(&f, p + 4 * i, 4);
+    if (view.scale_dtype == DT_BF16) {
+      bits = static_cast<uint32_t>(get(p, i)) << 16;
+      std::memcpy(&f, &bits, 4);
+    }
+    double s = view.scale_dtype == DT_F8E8M0 ? std::ldexp(1, p[i] - 127) : view.scale_dtype == DT_F8E4M3 ? eight(p[i]) : f;
+    if (!view.factor) return s;
+    float factor;
+    std::memcpy(&factor, view.factor, 4);
+    return view.divides ? s / factor : s * factor;
+  }
   double product(int64_t n) const {  // n: flat index
+    if (view.tile) {
+      static const double kFour[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+      if (view.codes_dtype == DT_F8E4M3) return eight(view.codes[n]) * tile_scale(n);
+      const int v = view.codes[n / 2] >> (n % 2 * 4) & 15;
+      return (v & 8 ? -1 : 1) * kFour[v & 7] * tile_scale(n);
+    }
     if (!view.block) return plain_at(n);
     return level(view.scale, view.super_scale, n / view.block) * code(n);
   }

@@ -185,7 +185,7 @@ FORMS = {
     "sigmoid gate": {"mix": gated},
     "f16 weight": {"mix": half_mlp},
     "bf16 rows": {"embed": cast_rows},
-    **{f.name: {"mix": blocks(f.name)} for f in formats.ALL if f.block},
+    **{f.name: {"mix": blocks(f.name)} for f in formats.ALL if f.block and not f.tile},
 }
 
 

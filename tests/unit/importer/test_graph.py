@@ -21,7 +21,9 @@ def random_pieces(form: Format, rng: np.random.Generator) -> dict[str, np.ndarra
     pieces = {}
     for piece in form.pieces:
         dtype, shape = form.piece_dtype(piece), form.piece_shape(piece, OUT, IN)
-        if dtype.name in ("f16", "bf16", "f32"):
+        if dtype.name == "f8e8m0":
+            pieces[piece] = np.exp2(rng.integers(-8, 5, shape)).astype(dtype.numpy)
+        elif dtype.name in ("f16", "bf16", "f32", "f8e4m3"):
             pieces[piece] = rng.normal(0, 0.1, shape).astype(dtype.numpy)
         else:
             low = -(1 << dtype.bits - 1) if dtype.name.startswith("i") else 0
@@ -34,6 +36,11 @@ def defined_values(form: Format, pieces: dict[str, np.ndarray]) -> np.ndarray:
     if not form.block:
         return pieces["codes"].astype(np.float64)
     p = {name: array.astype(np.float64) for name, array in pieces.items()}
+    if form.tile:
+        e2m1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+        values = e2m1[pieces["codes"]] if form.table else p["codes"]
+        scale = p["scale"] * p.get("factor", 1.0) if form.factor >= 0 else p["scale"] / p["factor"]
+        return np.asarray(values * np.kron(scale, np.ones((form.tile, form.block)))[:OUT, :IN])
 
     def level(name: str) -> np.ndarray:
         return (p[name] * p.get(f"super_{name}", 1.0)).reshape(OUT, IN // form.block, 1)

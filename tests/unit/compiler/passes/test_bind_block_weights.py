@@ -8,7 +8,7 @@ from datong.spec import formats
 
 F32 = ir.DataType.FLOAT
 OUT, IN = 3, 512
-BLOCK_FORMATS = [f.name for f in formats.ALL if f.block]
+BLOCK_FORMATS = [f.name for f in formats.ALL if f.block and not f.tile]
 
 
 def chain(tiny, fmt, *, shapes=None, sign=None, block=None, end=(OUT, IN), axis=2, logical=(OUT, IN)):
