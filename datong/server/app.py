@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from datong.errors import DatongError
+from datong.server import page
 from datong.server.answers import ModelCard, ModelList, Status
 from datong.server.auth import Keys
 from datong.server.chat import chat
@@ -61,6 +62,7 @@ def build(table: Hosts, settings: Settings, keys: Keys) -> tuple[ASGIApp, Parts]
         Route("/ready", ready),
         Route("/metrics", metrics),
         Route("/openapi.json", openapi),
+        *(page.routes() if settings.page else ()),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=HANDLERS)
     return Gate(app, lambda: parts, keys), parts

@@ -8,13 +8,15 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from datong.server import page
 from datong.server.auth import Keys
 from datong.server.context import Context, Parts, new_id
 from datong.server.errors import ApiError, from_engine
 from datong.server.log import log, log_exception
 from datong.server.sse import ClientGone
 
-OPEN = frozenset({"/health", "/ready"})  # for load balancers, without a key
+# Without a key: what load balancers ask, and the page, which must be there to ask people for theirs.
+OPEN = frozenset({"/health", "/ready", *page.table()})
 _ID = re.compile(rb"[\w.:-]{1,128}")  # what a client may choose: it comes back in a header and goes into the log
 GONE = 499  # nginx's number for a client that went away; only in log and metrics
 

@@ -37,6 +37,7 @@ class Settings:
     drain_s: float = 120.0  # after SIGTERM, for running requests
     memory_mb: int | None = None  # for all loaded models together, in MiB; None: as much as they take
     log_prompts: bool = False
+    page: bool = True  # the chat at `/`
     tls_certificate: Path | None = None  # PEM
     tls_key: Path | None = None
 

@@ -41,7 +41,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # keep it, but ask whether it is still the same: an update of the server is seen at once
+    "Cache-Control": "no-cache",  # keep it, but ask each time: an update of the server is seen at once
     "Vary": "Accept-Encoding",
 }
 TYPES = {
