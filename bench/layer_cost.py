@@ -1,10 +1,10 @@
 """One layer of a flagship at its real shape on the CPU: time of prefill and decode, against what memory allows.
 
-    python bench/layer_cost.py [step3p5 minimax_m2] --work DIR [--threads 2] [--csv results/layer_cost.csv]
+    python bench/layer_cost.py [step3p5 minimax_m2] --work DIR [--format fp8_128] [--csv results/layer_cost.csv]
 
-The layer is built by the family's own importer from the published config, with random q4_0 weights (norms and router in
-f32), between an embedding and a head of 1,024 tokens. Experts are tensors of their own, also where the published file
-stacks them.
+The layer is built by the family's own importer from the published config, with random weights in q4_0, or
+another format (norms and router in f32), between an embedding and a head of 1,024 tokens. Experts are tensors of their
+own, also where the published file stacks them.
 
 limit   half a gigabyte of memory read by the same number of threads as fast as they can (limits.cpp), before each run
 share   bytes that the steps need (weights used by any token of a step, each once a step) / time / limit, by medians.
@@ -43,7 +43,7 @@ from datong.importer.registry import FAMILIES
 from datong.importer.weights import StoredTensor, Weight, WeightMap
 from datong.package.reader import open_package
 from datong.package.writer import WEIGHTS, write_directory
-from datong.spec.formats import PLAIN_F32, Q4_0, Q8_0, Format
+from datong.spec.formats import BY_NAME, PLAIN_F32, Q8_0, Format
 
 VOCAB = 1024
 PREFILL, DECODE, CONTEXT, RUNS = 512, 48, 512, 5
@@ -131,18 +131,24 @@ class Wanted(WeightMap):
         return Weight(name, PLAIN_F32, shape, {"codes": stored})
 
 
-def format_of(name: str, shape: tuple[int, ...]) -> Format:
+DEVIATION = {"i4": 4.6, "i8": 74.0, "f8e4m3": 0.6}  # of random codes, as `contents` makes them
+
+
+def format_of(name: str, shape: tuple[int, ...], form: Format) -> Format:
     if len(shape) < 2 or name.endswith(("moe.gate.weight", "block_sparse_moe.gate.weight", "g_proj.weight")):
         return PLAIN_F32
-    return Q8_0 if "embed" in name or "lm_head" in name else Q4_0
+    return Q8_0 if "embed" in name or "lm_head" in name else form
 
 
 def contents(name: str, role: str, shape: tuple[int, ...], form: Format, norm: float) -> Iterator[bytes]:
     """Random codes, one scale (weights of deviation 1 / sqrt(in), embedding 1); norms `norm`, biases 0."""
-    rng, width = np.random.default_rng(zlib.crc32(name.encode())), shape[-1] if form is PLAIN_F32 else shape[1] * 32
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    width = shape[-1] if form is PLAIN_F32 else shape[1] * form.block
     if role == "scale":
         deviation = 1.0 if "embed" in name else 1 / math.sqrt(width)
-        yield np.full(shape, deviation / (4.6 if form is Q4_0 else 74.0), np.float16).tobytes()  # 74: of an i8
+        yield np.full(shape, deviation / DEVIATION[form.codes.name], form.piece_dtype(role).numpy).tobytes()
+    elif form.codes.name == "f8e4m3":
+        yield (np.frombuffer(rng.bytes(math.prod(shape)), np.uint8) & 0xBF).tobytes()  # below 2: no NaN
     elif form is not PLAIN_F32:
         yield rng.bytes(form.codes.nbytes(math.prod(shape)))
     elif len(shape) == 2:
@@ -151,7 +157,7 @@ def contents(name: str, role: str, shape: tuple[int, ...], form: Format, norm: f
         yield np.full(shape, 0 if "bias" in name else norm, np.float32).tobytes()
 
 
-def make(config: dict, target: Path) -> Path:
+def make(config: dict, target: Path, form: Format) -> Path:
     """Write the package, unless it is there."""
     if (target / "datong.json").exists():
         return target
@@ -164,7 +170,7 @@ def make(config: dict, target: Path) -> Path:
         )
     wanted = Wanted({})
     build(family, Config(config, family), decoder, wanted)
-    pending, formats = [], {name: format_of(name, shape) for name, shape in wanted.shapes.items()}
+    pending, formats = [], {name: format_of(name, shape, form) for name, shape in wanted.shapes.items()}
     for name, shape in wanted.shapes.items():
         form = formats[name]
         for role in form.pieces:
@@ -316,21 +322,22 @@ def main() -> None:
     parser.add_argument("families", nargs="*", default=list(CONFIGS), metavar="FAMILY", help=", ".join(CONFIGS))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--format", choices=("q4_0", "fp8_128"), default="q4_0")
     parser.add_argument("--csv", type=Path)
     given = parser.parse_args()
-    rows = []
+    rows, form = [], BY_NAME[given.format]
     for family in given.families:
-        rows += measure(family, make(CONFIGS[family], given.work / family), given.threads)
+        rows += measure(family, make(CONFIGS[family], given.work / f"{family}-{given.format}", form), given.threads)
     if given.csv:
-        write(given.csv, rows)
+        write(given.csv, rows, given.format)
 
 
-def write(path: Path, rows: list[dict]) -> None:
+def write(path: Path, rows: list[dict], form: str) -> None:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         where = f"{processor()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
-        command = "python bench/layer_cost.py | random weights in q4_0, router in f32"
+        command = f"python bench/layer_cost.py --format {form} | random weights in {form}, router in f32"
         writer.writerow([f"# {where} | commit {commit} | {command}"])
         writer.writerow(rows[0])
         writer.writerows(row.values() for row in rows)
