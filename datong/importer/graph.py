@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from datong.importer import functions
 from datong.importer.body import DOMAIN, VERSION, overload
+from datong.importer.functions_tiles import TILES_INPUTS
 from datong.importer.rope import Rope
 from datong.importer.weights import StoredTensor, Weight, WeightMap
 from datong.spec.program import CacheSpec
@@ -140,7 +141,7 @@ class GraphBuilder:
         """Block format -> f32 [out, in] or [E, out, in], exactly in the nodes of spec/formats.py."""
         form, name = weight.format, weight.name
         if form.tile:
-            pieces = [self._stored(weight.pieces[role]) for role in form.pieces] + [None] * (not form.factor)
+            pieces = [self._stored(weight.pieces[role]) if role in form.pieces else None for role in TILES_INPUTS]
             attributes: dict[str, Any] = {"rows": form.tile, "columns": form.block}
             attributes |= {"table": form.table or "none", "divide": int(form.factor < 0)}
             return self._call("DequantizeTiles", pieces, [(f"{name}.f32", F32, weight.shape)], name, attributes)[0]

@@ -33,7 +33,7 @@ def import_directory(src: Path, progress: Progress | None = None) -> Imported:
         raise ConfigError("import", f"`config.json` is not in `{src.name}`", "give the directory that holds it")
     config = files.read_json(src, "config.json", MAX_CONFIG)
     weights = checkpoint.read_weights(src, progress)
-    stated, tensors = quantization.apply(config, weights)
+    stated, tensors = quantization.apply(config, weights, src)
     built = build_model(stated, weights)
     carried = assets.carried_files(src)
     assets.check_tokenizer(src, carried)
@@ -54,7 +54,7 @@ def import_directory(src: Path, progress: Progress | None = None) -> Imported:
         heads=built.heads,
         tensors=tensors,
         generated=_dialogue(src, carried, built.family),
-        files=(*carried, *index, *checkpoint.weight_files(weights)),
+        files=(*carried, *index, *checkpoint.weight_files(weights)) if not tensors else tuple(carried),
     )
 
 

@@ -203,9 +203,12 @@ def _check_match(want: External, name: str, have: Entry, where: str) -> None:
     if want.dtype.bits < 8:  # two to a byte along the last dim
         stored = (*want.shape[:-1], (want.shape[-1] * want.dtype.bits + 7) // 8) if want.shape else ()
     row = have.length // have.shape[0] if have.shape and have.shape[0] else have.length
-    loose = want.dtype.bits < 8 or not have.shape  # packed as its method likes; a scalar that is used as a vector
+    loose = want.dtype.bits < 8 or len(have.shape) < 2  # packed as its method likes; one scale for all
     e8m0 = want.dtype is dtypes.F8E8M0 and have.dtype == "U8"  # as which it is often stored
-    good = (want.dtype.safetensors == have.dtype or e8m0) and (
+    words = want.dtype.bits == 4 and have.dtype == "I32"  # eight to a word, low bits first
+    if words:
+        stored = (*have.shape,) if want.length == have.length else ()
+    good = (want.dtype.safetensors == have.dtype or e8m0 or words) and (
         stored == have.shape or (loose and math.prod(stored) == math.prod(have.shape))
         if want.length == have.length
         else stored[1:] == have.shape[1:] and row > 0 and (want.offset - have.offset) % row == 0

@@ -10,7 +10,7 @@ import math
 import mmap
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -134,6 +134,14 @@ class Package:
     def config(self) -> dict[str, Any]:
         """config.json; empty when the package carries none."""
         return self._json("config.json")
+
+    def pooling(self) -> Literal["mean", "last"] | None:
+        """How sentence-transformers makes one vector of a text with this model; None: not said, or in another way."""
+        said = self._json("1_Pooling/config.json")
+        if said.get("pooling_mode_lasttoken") is True or said.get("pooling_mode") == "lasttoken":
+            return "last"
+        mean = said.get("pooling_mode_mean_tokens") is True or said.get("pooling_mode") == "mean"
+        return "mean" if mean else None
 
     def _json(self, name: str) -> dict[str, Any]:
         return texts.json_object(self.read(name), name) if self.manifest.file(name) else {}

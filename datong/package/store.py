@@ -85,8 +85,8 @@ def _cached(source: Path, progress: Progress | None) -> Package:
         found = _open_entry(entry, note)  # another process may have made it while we waited
         if found is not None:
             return found
-        _make(source, entry, note, progress)
-        return open_package(entry, weights_root=Path(note.weights_root) if note.weights_root else None)
+        made = _make(source, entry, note, progress)
+        return open_package(entry, weights_root=Path(made.weights_root) if made.weights_root else None)
 
 
 def _need_writable(directory: Path) -> None:
@@ -107,28 +107,34 @@ def _open_entry(entry: Path, want: Note) -> Package | None:
     """The entry, if it is there, whole, and made from just this."""
     try:
         have = msgspec.json.decode((entry / NOTE).read_bytes(), type=Note)
-        if have != want:
+        if msgspec.structs.replace(have, weights_root=want.weights_root) != want:
             return None
         return open_package(entry, weights_root=Path(have.weights_root) if have.weights_root else None)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, DatongError):
         return None  # ruined by hand or by a disk: made again
 
 
-def _make(source: Path, entry: Path, note: Note, progress: Progress | None) -> None:
+def _make(source: Path, entry: Path, note: Note, progress: Progress | None) -> Note:
+    """Write the entry; its note, in which weights that were moved have no root elsewhere."""
     from datong.package.writer import write_directory
 
-    extra = {NOTE: msgspec.json.encode(note)}
     imported: Imported
     if source.is_dir():
         from datong.importer.hf import import_directory
 
         imported = import_directory(source, progress)
-        write_directory(imported, entry, source=source, link=True, extra=extra, force=True, progress=progress)
+        if imported.tensors:
+            note = msgspec.structs.replace(note, weights_root=None)
+        extra = {NOTE: msgspec.json.encode(note)}
+        link = not imported.tensors
+        write_directory(imported, entry, source=source, link=link, extra=extra, force=True, progress=progress)
     else:
         from datong.importer.gguf.importer import import_gguf
 
         imported = import_gguf(source, progress)
+        extra = {NOTE: msgspec.json.encode(note)}
         write_directory(imported, entry, extra=extra, force=True, progress=progress)
+    return note
 
 
 def _note(source: Path) -> Note:

@@ -32,6 +32,7 @@ Tile formats, which float checkpoints use, share a scale among R rows of B colum
     codes         [out, in]                            f8e4m3; u4, which stands for a row of TABLES
     scale         [ceil(out / R), ceil(in / B)]        f32 bf16 f8e8m0 f8e4m3
     factor        [1]                                  f32: scales are multiplied with it, or divided by it
+    zero          like scale                           u8: subtracted from the codes
 
 In `graph.onnx` that is the function `datong::DequantizeTiles` (importer/functions_tiles.py), its body stock ONNX. The
 bytes are those of the checkpoint, in place. Sources: OCP OFP8 1.0 (e4m3fn), OCP MX 1.0 (e2m1, e8m0).
@@ -62,6 +63,7 @@ class Format:
     min_sign: int = 1
     tile: int = 0  # rows that share a scale, in a tile format
     table: str = ""  # of TABLES: what codes stand for; empty: their own value
+    has_zero: bool = False  # of a tile format
     factor: int = 0  # 1: scales are multiplied with one more number, -1: divided by it
 
     @property
@@ -70,8 +72,7 @@ class Format:
         if not self.block:
             return ("codes",)
         names = ["codes", "scale"] + (["min"] if self.has_min else [])
-        if self.factor:
-            names.append("factor")
+        names += ["factor"] * bool(self.factor) + ["zero"] * self.has_zero
         if self.super_block:
             names += ["super_scale"] + (["super_min"] if self.has_min else [])
         return tuple(names)
@@ -80,8 +81,8 @@ class Format:
         """Element type of one piece."""
         if piece == "codes":
             return self.codes
-        if piece == "factor":
-            return dtypes.F32
+        if piece in ("factor", "zero"):
+            return dtypes.F32 if piece == "factor" else dtypes.U8
         if piece.startswith("super_"):
             return dtypes.F16
         if piece == "min" and self.super_block:
@@ -108,7 +109,11 @@ class Format:
 
 
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-TABLES: dict[str, tuple[float, ...]] = {"e2m1": (*_E2M1, *(-v for v in _E2M1))}  # values of the codes 0 to 15
+TABLES: dict[str, tuple[float, ...]] = {  # values of the codes 0 to 15
+    "e2m1": (*_E2M1, *(-v for v in _E2M1)),
+    "less8": tuple(float(i - 8) for i in range(16)),
+}
+WHOLE = 1 << 30  # as `block` or `tile`: all columns, all rows
 
 PLAIN_F32 = Format("f32", dtypes.F32)
 PLAIN_F16 = Format("f16", dtypes.F16)
@@ -133,4 +138,26 @@ ALL: tuple[Format, ...] = (
     PLAIN_F32, PLAIN_F16, PLAIN_BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K,
     FP8_128, FP8_128_BF16, FP8_128_E8M0, MXFP8, MXFP4, NVFP4, NVFP4_DIV,
 )  # fmt: skip
-BY_NAME = {f.name: f for f in ALL}
+
+
+def _grouped() -> tuple[Format, ...]:
+    """Codes with one scale per group of a row, per row, or per matrix: `<codes>_<group>_<type of the scale>`.
+
+    i8 f8     their own values            u4z u8z   less a zero of the group
+    u4m8      less 8
+    """
+    codes = {
+        "i8": {"codes": dtypes.I8}, "f8": {"codes": dtypes.F8E4M3}, "u4m8": {"codes": dtypes.U4, "table": "less8"},
+        "u4z": {"codes": dtypes.U4, "has_zero": True}, "u8z": {"codes": dtypes.U8, "has_zero": True},
+    }  # fmt: skip
+    groups = {"32": (32, 1), "64": (64, 1), "128": (128, 1), "row": (WHOLE, 1), "all": (WHOLE, WHOLE)}
+    return tuple(
+        Format(f"{kind}_{group}_{scale.name}", block=block, tile=tile, scale=scale, **fields)  # type: ignore[arg-type]
+        for kind, fields in codes.items()
+        for group, (block, tile) in groups.items()
+        for scale in (dtypes.F16, dtypes.BF16, dtypes.F32)
+    )
+
+
+GROUPED: tuple[Format, ...] = _grouped()
+BY_NAME = {f.name: f for f in (*ALL, *GROUPED)}

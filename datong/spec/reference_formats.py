@@ -54,6 +54,8 @@ def dequantise(fmt: Format, pieces: Mapping[str, Array]) -> Array:
     if fmt.tile:
         codes = unpack_nibbles(codes, signed=False) if fmt.codes.bits == 4 else codes
         values = np.array(TABLES[fmt.table], np.float32)[codes] if fmt.table else codes.astype(np.float32)
+        if fmt.has_zero:
+            values = values - _spread(fmt, np.asarray(pieces["zero"]).astype(np.float32), *codes.shape)
         return np.asarray(values * _tile_factor(fmt, pieces, *codes.shape), np.float32)
     if fmt.codes.bits == 4:
         codes = unpack_nibbles(codes, signed=fmt.codes.name == "i4")
@@ -77,6 +79,11 @@ def _tile_factor(fmt: Format, pieces: Mapping[str, Array], out: int, in_: int) -
     if fmt.factor:
         factor = np.asarray(pieces["factor"]).reshape(())
         scale = scale * factor if fmt.factor > 0 else scale / factor
-    if len(scale) != out:
-        scale = np.repeat(scale, fmt.tile, axis=0)[:out]
-    return np.repeat(scale, fmt.block, axis=1)[:, :in_]
+    return _spread(fmt, scale, out, in_)
+
+
+def _spread(fmt: Format, tiles: Array, out: int, in_: int) -> Array:
+    """A number per tile, or per row and block, for each value: [out, in]."""
+    if len(tiles) != out:
+        tiles = np.repeat(tiles, min(fmt.tile, out), axis=0)[:out]
+    return np.repeat(tiles, min(fmt.block, in_), axis=1)[:, :in_]

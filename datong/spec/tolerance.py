@@ -68,7 +68,7 @@ TABLE: dict[tuple[str, str], Bound] = {
     ("linear", "f32"): _F32,
     ("linear", "f16"): _F16,
     ("linear", "bf16"): _BF16,
-    **{("linear", f.name): _INT8 for f in formats.ALL if f.block},
+    **{("linear", f.name): _INT8 for f in (*formats.ALL, *formats.GROUPED) if f.block},
     ("attention", "f32"): _F32,
     ("attention", "f16"): _KV_F16,
     ("attention", "bf16"): _KV_BF16,

@@ -1,6 +1,7 @@
 #include "executor/weights.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 
 #include "core/convert.h"
@@ -20,6 +21,8 @@ struct Format {
   int32_t factor = 0;    // dtype of the one factor on all scales
   bool divides = false;  // by the factor
   bool e2m1 = false;     // 4-bit codes are floats
+  bool has_zero = false;
+  bool less8 = false;    // 4-bit codes stand for themselves less 8
 };
 
 constexpr Format kFormats[] = {
@@ -42,6 +45,26 @@ constexpr Format kFormats[] = {
     {"nvfp4", DT_U4, 16, 0, DT_F8E4M3, 0, 1, 1, DT_F32, false, true},
     {"nvfp4_div", DT_U4, 16, 0, DT_F8E4M3, 0, 1, 1, DT_F32, true, true},
 };
+
+constexpr int32_t kWhole = 1 << 30;  // as block or tile: all columns, all rows
+
+// `<codes>_<group>_<type of the scale>` of datong/spec/formats.py; false: no such name.
+bool read_grouped(const char* name, Format& f) {
+  char codes[8], group[8], scale[8];
+  int end = 0;
+  if (std::sscanf(name, "%7[a-z0-9]_%7[a-z0-9]_%7[a-z0-9]%n", codes, group, scale, &end) != 3 || name[end]) return false;
+  const auto is = [](const char* a, const char* b) { return !std::strcmp(a, b); };
+  f = {name, 0, 0, 0, 0, 0, 1};
+  if (is(codes, "i8")) f.codes = DT_I8;
+  if (is(codes, "f8")) f.codes = DT_F8E4M3;
+  if (is(codes, "u4m8")) f.codes = DT_U4, f.less8 = true;
+  if (is(codes, "u4z")) f.codes = DT_U4, f.has_zero = true;
+  if (is(codes, "u8z")) f.codes = DT_U8, f.has_zero = true;
+  f.scale = is(scale, "f16") ? DT_F16 : is(scale, "bf16") ? DT_BF16 : is(scale, "f32") ? DT_F32 : 0;
+  f.tile = is(group, "all") ? kWhole : 1;
+  f.block = is(group, "row") || is(group, "all") ? kWhole : is(group, "32") ? 32 : is(group, "64") ? 64 : is(group, "128") ? 128 : 0;
+  return f.codes && f.scale && f.block;
+}
 
 int64_t dtype_bits(int32_t dtype) {
   switch (dtype) {
@@ -72,7 +95,7 @@ Shape read_shape(const dt_value& value, const Format& format) {
       s.in > kMost / s.experts / s.out)
     throw Error(DT_INVALID, text("[cpu] weight `%s` has a size that is not positive or too large", value.name));
   const int32_t unit = format.super_block ? format.super_block : format.block;
-  if (unit && s.in % unit && format.tile < 2)
+  if (unit && s.in % unit && !format.tile)
     throw Error(DT_INVALID, text("[cpu] weight `%s` has rows of %lld, format %s wants a multiple of %d", value.name,
                                  static_cast<long long>(s.in), format.name, unit));
   if (is_swapped(value) && (format.block || value.rank < 2))
@@ -125,6 +148,7 @@ void take_pieces(const Format& format, const Pieces& pieces, MappedFiles* files,
     const int64_t stack = pieces.stack, out = view.out / stack;
     view.scale = take("scale", format.scale, stack * tiles_of(format, out, view.in));
     if (format.factor) view.factor = take("factor", format.factor, stack);
+    if (format.has_zero) view.zero = take("zero", DT_U8, stack * tiles_of(format, out, view.in));
     return;
   }
   view.scale = take("scale", format.scale, count / format.block);
@@ -143,10 +167,11 @@ void begin_tiles(const Format& format, const WeightView& all, int64_t index, int
   };
   view.scale = move(all.scale, tiles_of(format, out, all.in), format.scale);
   view.factor = move(all.factor, 1, DT_F32);
+  view.zero = move(all.zero, tiles_of(format, out, all.in), DT_U8);
 }
 
 int32_t roles_of(const Format& format) {
-  return format.block ? 2 + (format.min != 0) + (format.super_block != 0) * (1 + (format.min != 0)) + (format.factor != 0) : 1;
+  return format.block ? 2 + (format.min != 0) + (format.super_block != 0) * (1 + (format.min != 0)) + (format.factor != 0) + format.has_zero : 1;
 }
 
 // [in, out] -> [out, in], in squares that stay in the L1 cache.
@@ -182,6 +207,8 @@ Weight read_weight(const dt_value& value, MappedFiles* files) {
   const Format* format = nullptr;
   for (const Format& f : kFormats)
     if (value.format && !std::strcmp(value.format, f.name)) format = &f;
+  Format grouped{};
+  if (!format && value.format && read_grouped(value.format, grouped)) format = &grouped;
   if (!format)
     throw Error(DT_UNSUPPORTED,
                 text("[cpu] weight `%s` has format `%s`, which no kernel reads", value.name, value.format ? value.format : ""));
@@ -190,8 +217,9 @@ Weight read_weight(const dt_value& value, MappedFiles* files) {
   Weight weight;
   weight.view = WeightView{};
   WeightView& v = weight.view;
-  v.format = format->name;
+  v.format = format == &grouped ? "grouped" : format->name;  // the part is not needed later
   v.codes_dtype = format->e2m1 ? DT_F4E2M1 : format->codes;
+  v.less8 = format->less8;
   v.out = shape.out;
   v.in = shape.in;
   v.block = format->block;

@@ -65,7 +65,7 @@ def _weight(node: ir.Node) -> Value | str:
 def _format(node: ir.Node, tile: tuple[int, int], found: dict[str, Piece]) -> Format | None:
     table = node.attributes["table"].value if "table" in node.attributes else "none"
     divide = match.int_attr(node, "divide", 0) > 0
-    for fmt in formats.ALL:
+    for fmt in (*formats.ALL, *formats.GROUPED):
         if (
             fmt.tile
             and (fmt.tile, fmt.block) == tile

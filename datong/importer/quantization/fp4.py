@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from datong import dtypes
 from datong.errors import CheckpointError
@@ -26,7 +27,7 @@ LEFT = ("modules_to_not_convert", "ignore", "exclude_modules", "dequantize")
 UNUSED = "activations are not quantised"
 
 
-def read_mxfp4(config: Config, weights: WeightMap) -> tuple[PendingTensor, ...]:
+def read_mxfp4(config: Config, weights: WeightMap, _root: Path) -> tuple[PendingTensor, ...]:
     """Every pair X_blocks, X_scales becomes the weight X. Raises CheckpointError."""
     for key in LEFT:
         config.ignore(key, "each tensor states its own type")
@@ -42,7 +43,7 @@ def read_mxfp4(config: Config, weights: WeightMap) -> tuple[PendingTensor, ...]:
     return ()
 
 
-def read_modelopt(config: Config, weights: WeightMap) -> tuple[PendingTensor, ...]:
+def read_modelopt(config: Config, weights: WeightMap, _root: Path) -> tuple[PendingTensor, ...]:
     """Every X.weight with its two scales becomes one weight.
 
     Raises ConfigError for another algorithm than NVFP4, CheckpointError for tensors that do not fit.

@@ -11,6 +11,7 @@ answers then for its own error.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from datong import dtypes
 from datong.errors import CheckpointError
@@ -27,7 +28,7 @@ TILES: dict[tuple[int, ...], tuple[Format, ...]] = {  # weight_block_size -> for
 }
 
 
-def read(config: Config, weights: WeightMap) -> tuple[PendingTensor, ...]:
+def read(config: Config, weights: WeightMap, _root: Path) -> tuple[PendingTensor, ...]:
     """Every FP8 tensor and its scale become one weight, in place.
 
     Raises:

@@ -7,21 +7,25 @@ place (`WeightMap.put`). Tensors that it moves to other bytes it returns, for th
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from datong.errors import CheckpointError, ConfigError
 from datong.importer.config import Config
 from datong.importer.imported import PendingTensor
-from datong.importer.quantization import fp4, fp8
+from datong.importer.quantization import compressed_tensors, fp4, fp8, int32
 from datong.importer.show import show
 from datong.importer.weights import WeightMap
 
 KEY = "quantization_config"
 
-Reader = Callable[[Config, WeightMap], tuple[PendingTensor, ...]]
+Reader = Callable[[Config, WeightMap, Path], tuple[PendingTensor, ...]]
 
 READERS: dict[str, Reader] = {
+    "awq": int32.read_awq,
+    "compressed-tensors": compressed_tensors.read,
     "fp8": fp8.read,
+    "gptq": int32.read_gptq,
     "modelopt": fp4.read_modelopt,
     "mxfp4": fp4.read_mxfp4,
     "mxfp8": fp8.read,
@@ -31,7 +35,7 @@ READERS: dict[str, Reader] = {
 SCALES = (".weight_scale_inv", ".weight_scale", ".weight_scale_2", ".weight_packed", ".qweight", ".qzeros", ".scales")
 
 
-def apply(config: dict[str, Any], weights: WeightMap) -> tuple[dict[str, Any], tuple[PendingTensor, ...]]:
+def apply(config: dict[str, Any], weights: WeightMap, root: Path) -> tuple[dict[str, Any], tuple[PendingTensor, ...]]:
     """Weights of the checkpoint's method in `weights`; the config without the object, and tensors to write.
 
     The object may stand inside that of a nested text model. Raises ConfigError for a method that no reader knows,
@@ -51,7 +55,7 @@ def apply(config: dict[str, Any], weights: WeightMap) -> tuple[dict[str, Any], t
         )
     settings = Config(stated, model_type, f"`{KEY}` key", {})
     settings.raw("quant_method")
-    pending = READERS[method](settings, weights)
+    pending = READERS[method](settings, weights, root)
     settings.finish()
     return rest, pending
 

@@ -46,6 +46,7 @@ struct WeightView {
   const uint8_t* zero = nullptr;
   const uint8_t* factor = nullptr;  // of any alignment
   bool divides = false;             // by the factor
+  bool less8 = false;               // every zero is 8
 };
 
 // Added to each result; either may be null.

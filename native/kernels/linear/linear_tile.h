@@ -100,7 +100,7 @@ void tile_row_of(const WeightView& w, int64_t row, float* y) {
   const int64_t blocks = (w.in + w.block - 1) / w.block, first = (w.first_row + row) / w.tile * blocks;
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = b * w.block, n = w.in - begin < w.block ? w.in - begin : w.block;
-    const float zero = w.zero ? static_cast<float>(w.zero[first + b]) : 0.0f;
+    const float zero = w.zero ? static_cast<float>(w.zero[first + b]) : w.less8 ? 8.0f : 0.0f;
     widen<kCodes>(codes, begin, n, zero, scale_at(w, first + b), y + begin);
   }
 }
