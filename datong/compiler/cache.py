@@ -1,7 +1,7 @@
 """Compiled plans are kept, so that a second start imports no ONNX and compiles nothing.
 
-    key = sha256 of: plan version, hash of graph.onnx, where the weights lie, context length, splits, strict and fuse,
-          and of each backend its name, interface version and fusions
+    key = sha256 of: plan version, hash of graph.onnx, where the weights lie, context length, splits, strict, fuse
+          and hidden, and of each backend its name, interface version and fusions
 
 A kept plan is made again when it cannot be read, when its weights are not in their files any more, and when a backend
 answers otherwise than it did (a driver or a kernel was added or lost): it is asked about each node again, which takes
@@ -37,15 +37,16 @@ def cached_program(
     strict: bool = False,
     fuse: bool = True,
     graph: str = GRAPH,
+    hidden: bool = False,
 ) -> Program:
     """The program of a package for `backends`, best first: kept, or compiled and kept. Raises as compile_package."""
-    path = plan_path(package, backends, splits=splits, strict=strict, fuse=fuse, graph=graph)
+    path = plan_path(package, backends, splits=splits, strict=strict, fuse=fuse, graph=graph, hidden=hidden)
     kept = _read(path)
     if kept is not None and _answers_hold(kept, backends):
         return _with_graph(kept, package, graph)
     from datong.compiler.pipeline import compile_package  # imports onnx_ir, a second that the warm path saves
 
-    program = compile_package(package, backends, splits=splits, strict=strict, fuse=fuse, graph=graph)
+    program = compile_package(package, backends, splits=splits, strict=strict, fuse=fuse, graph=graph, hidden=hidden)
     _write(path, plan.to_json(program))
     return _with_graph(program, package, graph)
 
@@ -65,6 +66,7 @@ def plan_path(
     strict: bool,
     fuse: bool,
     graph: str = GRAPH,
+    hidden: bool = False,
 ) -> Path:
     """Where the plan lies, or would. Raises PackageError when the graph cannot be read."""
     try:
@@ -82,6 +84,7 @@ def plan_path(
         strict,
         fuse,
         [[b.name, list(b.api_version), sorted(b.fusions())] for b in backends],
+        *(["hidden"] if hidden else []),
     ]
     return env.cache_dir() / "plans" / f"{sha256(msgspec.json.encode(facts))}.json"
 

@@ -25,6 +25,7 @@ from datong.compiler.passes import (
     check_nodes,
     drop_dead,
     drop_noops,
+    expose_hidden,
     flatten_tokens,
     fuse_add_rms_norm,
     fuse_linear_add,
@@ -118,19 +119,25 @@ def compile_package(
     verify: bool = False,
     fuse: bool = True,
     graph: str = GRAPH,
+    hidden: bool = False,
 ) -> Program:
     """Compile a package for `backends`, best first; see compile_graph. `cache.cached_program` remembers the result.
 
-    `graph`: the file of the graph, the model's own or that of a head for speculation.
+    `graph`: the file of the graph, the model's own or that of a head for speculation. `hidden`: the program also gives
+    what its head reads.
     """
     root, context = package.weights_root, package.manifest.context_length
-    return _compile(package.graph(graph), root, Placer(backends, splits, strict), verify, fuse, context)
+    return _compile(package.graph(graph), root, Placer(backends, splits, strict), verify, fuse, context, hidden)
 
 
-def _compile(model: ir.Model, root: Path, placer: Placer, verify: bool, fuse: bool, context_length: int) -> Program:
+def _compile(
+    model: ir.Model, root: Path, placer: Placer, verify: bool, fuse: bool, context_length: int, hidden: bool = False
+) -> Program:
     """The whole way; `model` is used up."""
     verify = verify or env.verify()
     draft = lower(model, root, verify)
+    if hidden:
+        expose_hidden.run(draft)
     for name, back in BACK + (FUSE if fuse else ()):
         back(draft, placer)
         if verify:

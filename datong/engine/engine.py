@@ -14,6 +14,7 @@ import numpy as np
 
 from datong.engine import batch
 from datong.engine.blocks import BlockPool
+from datong.engine.embedding import Embedding
 from datong.engine.request import Request, Score
 from datong.engine.results import Chunk
 from datong.engine.runner import Runner
@@ -81,19 +82,19 @@ class Engine:
             hint = "shorten the prompt; the model allows no more"
         return ContextOverflow("generate", f"{length} tokens{answer} should fit a context of {self.context}", hint)
 
-    def submit(self, request: Request | Score) -> None:
+    def submit(self, request: Request | Score | Embedding) -> None:
         """Queue a request that `check` passed."""
         with self.lock:
             self.scheduler.add(request.sequence)
 
-    def cancel(self, request: Request | Score) -> None:
+    def cancel(self, request: Request | Score | Embedding) -> None:
         """Return everything that the request holds. Harmless when it is finished."""
         with self.lock:
             self.scheduler.remove(request.sequence)
             if not request.done and request.error is None:
                 request.error = Cancelled("generate", "the request was cancelled")
 
-    def run(self, requests: Iterable[Score]) -> None:
+    def run(self, requests: Iterable[Score | Embedding]) -> None:
         """Run to the end. Raises what a step raised."""
         waiting = list(requests)
         try:
@@ -126,7 +127,7 @@ class Engine:
             for request in requests:
                 self.cancel(request)
 
-    def _step_for(self, *requests: Request | Score) -> None:
+    def _step_for(self, *requests: Request | Score | Embedding) -> None:
         """One step on behalf of these; raises the error of the first that has one."""
         for request in requests:
             if request.error is not None:
@@ -145,8 +146,11 @@ class Engine:
             step = batch.build(work)
             logits = self.runner.run(step)
             row, done = 0, []
-            for w in work:
-                done.append((w, self._take(w, logits[row : row + w.rows]) if w.rows else self._advance(w)))
+            for w, start in zip(work, step.query_starts, strict=False):
+                if w.sequence.hidden:
+                    done.append((w, self._see(w, int(start))))
+                else:
+                    done.append((w, self._take(w, logits[row : row + w.rows]) if w.rows else self._advance(w)))
                 row += w.rows
             if self.guesser is not None:
                 self.guesser.guess(step, done)
@@ -177,6 +181,21 @@ class Engine:
         if over:
             self.scheduler.remove(work.sequence)
         return count
+
+    def _see(self, work: Work, start: int) -> int:
+        """Hand out hidden values, those of the step's tokens from `start` on; returns how many tokens counted."""
+        request, over = work.sequence.owner, False
+        try:
+            if self.runner.hidden is None:
+                said = "the program should give hidden values, it does not"
+                raise DeviceError("embedding", said, "load with `hidden`")
+            over = request.see(self.runner.hidden[start : start + work.count])
+        except DeviceError as error:
+            request.error, over = error, True
+        self._advance(work)
+        if over:
+            self.scheduler.remove(work.sequence)
+        return work.count
 
     def _confirm(self, work: Work, logits: np.ndarray) -> tuple[int, bool]:
         """Sample token after token as long as the guesses are right: (tokens that counted, was it the last one)."""

@@ -50,6 +50,7 @@ def load(
     step_rows: int = STEP_ROWS,
     speculate: str | None = None,
     strict: bool = False,
+    hidden: bool = False,
     progress: Progress | None = None,
     **options: object,
 ) -> Model:
@@ -72,6 +73,7 @@ def load(
         speculate: guess tokens ahead and confirm several in one step; the tokens stay the same. heads: by the model's
             own heads for speculation; lookup: by what followed the same words before.
         strict: refuse if any operator would run elsewhere than on `device`; with `split`, than on its layer's device.
+        hidden: the last hidden values can be read too, for embeddings; costs prompts the last norm for every token.
         progress: told of bytes while importing.
         options: the backend's own, such as `compute_dtype`. An option goes to the backends that know it.
 
@@ -102,7 +104,7 @@ def load(
     }
     asked = {name: str(value) for name, value in given.items() if value is not None}
     check_options(asked, devices.backends[: devices.named])
-    program = cached_program(package, devices.backends, splits=devices.splits, strict=strict)
+    program = cached_program(package, devices.backends, splits=devices.splits, strict=strict, hidden=hidden)
     if sentence := fallback_sentence(program):
         warnings.warn(f"{sentence}; `strict` refuses that", FallbackWarning, stacklevel=2)
     offered = {"threads": env.threads(), "isa": env.isa(), "max_tokens": step, "max_rows": step_rows}

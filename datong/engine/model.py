@@ -158,6 +158,43 @@ class Model:
         self.engine.run([score for score in scores if len(score.logits)])
         return [score.logits for score in scores]
 
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], *, pooling: str | None = None, dimensions: int | None = None
+    ) -> np.ndarray:
+        """Texts as vectors of length 1, for search and comparison. The model must be loaded with `hidden`.
+
+        Args:
+            prompts: one, or a list of them.
+            pooling: mean or last; None: as the package says, else mean.
+            dimensions: how many numbers of each vector, from its beginning; None: all.
+
+        Returns:
+            [n] f32, or [prompts, n] for a list.
+
+        Raises:
+            InvalidRequest, ContextOverflow: before anything runs.
+        """
+        from datong.engine.embedding import Embedding, check_pooling
+
+        if not self.has_hidden:
+            raise InvalidRequest("embed", "the model should be loaded with `hidden`, it is not", "load(…, hidden=True)")
+        if dimensions is not None and dimensions < 1:
+            raise InvalidRequest("embed", f"dimensions should be at least 1, got {dimensions}")
+        how = check_pooling(pooling or self.package.pooling() or "mean")
+        many, items = _split(prompts)
+        lists = [self.encode(one) for one in items]
+        for tokens in lists:
+            self.engine.check(tokens, 0)
+        work = [Embedding(tokens, how) for tokens in lists]
+        self.engine.run(work)
+        vectors = [one.shortened(dimensions) for one in work]
+        return np.stack(vectors) if many else vectors[0]
+
+    @property
+    def has_hidden(self) -> bool:
+        """Can `embed` be used?"""
+        return any("hidden" in part.outputs for part in self.engine.runner.program.parts)
+
     # ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @overload

@@ -81,6 +81,7 @@ class Runner:
                 stage.spread = self.block_size // stage.cache.layout.block_size
                 stage.cache = self._create(stage)
         self._logits = _logits_name(program)
+        self.hidden: np.ndarray | None = None  # [T, n] f32 of the last step, valid until the next; None: not compiled
         self.watch: Callable[[Mapping[str, np.ndarray]], None] | None = None  # told the outputs of each part
 
     def run(self, step: Step, given: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
@@ -101,6 +102,7 @@ class Runner:
             given = {name: values[name] for name in stage.inputs}
             own = _own(step, stage)
             outputs = stage.executable.run(own, stage.cache, given)
+            self.hidden = outputs.get("hidden", self.hidden)
             if self.watch is not None:
                 self.watch(outputs)
             if len(self._stages) == 1:

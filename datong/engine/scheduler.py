@@ -187,7 +187,9 @@ class Scheduler:
                 cuts = (cut - sequence.computed for cut in self._cuts(sequence))
                 count = min([count, *(cut for cut in cuts if cut > 0)])
             wanted = 0
-            if sequence.score:
+            if sequence.hidden:
+                pass
+            elif sequence.score:
                 skip = max(0, sequence.scored - sequence.computed)  # computed again after a preemption
                 count = min(count, skip + rows)
                 wanted = max(0, count - skip)

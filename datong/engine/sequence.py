@@ -25,6 +25,7 @@ class Sequence:
     tokens: list[int]  # prompt, then what was sampled
     limit: int  # tokens at most, prompt included; fits the cache
     score: bool = False  # logits of every token are wanted, nothing is sampled
+    hidden: bool = False  # with `score`: hidden values of every token, no logits
     prompt_len: int = 0
     computed: int = 0  # tokens whose K/V is in the cache
     scored: int = 0  # tokens whose logits have been handed out
