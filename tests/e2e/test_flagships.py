@@ -35,7 +35,7 @@ def flagships() -> ModuleType:
 @pytest.mark.parametrize("name", QUICK)
 def test_full_size(flagships: ModuleType, tmp_path: Path, name: str) -> None:
     model = flagships.MODELS[name]
-    length = flagships.write(tmp_path, model.config)
+    length = flagships.write(tmp_path, model)
     assert length > 50e9 and (tmp_path / "model.safetensors").stat().st_blocks * 512 < 64 << 20, "sparse"
     manifest = import_checkpoint(tmp_path).manifest
     assert manifest.weights.parameters == pytest.approx(model.parameters * 1e9, rel=0.01)
