@@ -75,6 +75,10 @@ class Config:
             raise self.error(f"{self.what} `{key}` is missing for model_type `{self.model_type}`", _INCOMPLETE)
         return default
 
+    def default(self, key: str, value: Any) -> None:
+        """What an absent key means, for a getter that several families share and that has no default."""
+        self._values = {key: value, **self._values}
+
     def integer(self, key: str, default: Any = REQUIRED, *, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
         """A whole number from `minimum` to `maximum`."""
         fits = lambda v: type(v) is int and minimum <= v <= maximum  # noqa: E731

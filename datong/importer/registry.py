@@ -9,6 +9,7 @@ from datong.errors import CheckpointError, UnknownModel
 from datong.importer.config import Config
 from datong.importer.models import (
     deepseek_v3,
+    gemma3,
     glm4,
     glm4_moe,
     glm4_moe_lite,
@@ -21,6 +22,7 @@ from datong.importer.models import (
     mistral,
     mixtral,
     neo_chat,
+    phi3,
     qwen2,
     qwen3,
     qwen3_5,
@@ -29,6 +31,7 @@ from datong.importer.models import (
     step1,
     step3_text,
     step3p5,
+    towers,
 )
 from datong.importer.models.decoder import Built, Reader
 from datong.importer.models.layers import build
@@ -38,12 +41,16 @@ from datong.importer.weights import WeightMap
 
 FAMILIES: dict[str, Reader] = {
     "deepseek_v3": deepseek_v3.read,
+    "gemma3": towers.reader("gemma3"),
+    "gemma3_text": gemma3.read,
     "glm4": glm4.read,
     "glm4_moe": glm4_moe.read,
     "glm4_moe_lite": glm4_moe_lite.read,
     "gpt_oss": gpt_oss.read,
     "internlm2": internlm2.read,
     "internlm3": internlm3.read,
+    "internvl": towers.reader("internvl"),
+    "internvl_chat": towers.reader("internvl_chat"),
     "llama": llama.read,
     "minimax_m1": minimax_text01.read,
     "minimax_m2": minimax_m2.read,
@@ -51,7 +58,9 @@ FAMILIES: dict[str, Reader] = {
     "mistral": mistral.read,
     "mixtral": mixtral.read,
     "neo_chat": neo_chat.read,
+    "phi3": phi3.read,
     "qwen2": qwen2.read,
+    "qwen2_5_vl": towers.reader("qwen2_5_vl"),
     "qwen3": qwen3.read,
     "qwen3_5": qwen3_5.read_outer,
     "qwen3_5_moe": qwen3_5.read_moe_outer,
@@ -59,10 +68,13 @@ FAMILIES: dict[str, Reader] = {
     "qwen3_5_text": qwen3_5.read,
     "qwen3_moe": qwen3_moe.read,
     "qwen3_next": qwen3_next.read,
+    "qwen3_vl": towers.reader("qwen3_vl"),
     "step1": step1.read,
     "step3_text": step3_text.read,
+    "step3_vl": towers.reader("step3_vl"),
     "step3p5": step3p5.read,
     "step3p7": step3p5.read_step3p7,
+    "step_robotics": towers.reader("step_robotics"),
 }
 
 
@@ -82,6 +94,9 @@ def build_model(values: dict[str, Any], weights: WeightMap) -> Built:
     config = Config(values, family)
     decoder = FAMILIES[family](config)
     config.finish()
+    spellings = (decoder.names, *decoder.other_names)
+    names = next((n for n in spellings if weights.has(f"{n.embed}.weight")), decoder.names)
+    decoder = replace(decoder, names=names)
     built = build(family, config, decoder, weights, hidden=bool(present(decoder, weights)))
     built = replace(built, heads=build_heads(family, decoder, weights))
     rest = sorted(weights.left_over())

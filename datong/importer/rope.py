@@ -54,6 +54,8 @@ def read_rope(
     default_theta: float = 10000.0,
     partial: float | None = None,
     axes: bool = False,
+    original: int = 0,
+    short_only: bool = False,
 ) -> Rope:
     """The rope of a model whose heads of `head_dim` channels (even) rotate all of them, or a part.
 
@@ -65,6 +67,8 @@ def read_rope(
         partial: the family's share of rotated channels where the config has no `partial_rotary_factor`; None: the
             family rotates all, and a config that says otherwise is refused.
         axes: the family's positions have three axes, for images; in text they are equal, so their share is nothing.
+        original: positions that longrope's short list covers, where the rope keys do not say; 0: `max_position`.
+        short_only: where longrope's lists differ, use the short one and end the context where it ends.
 
     Raises:
         ConfigError: an unknown rope type or key, a missing or contradictory value.
@@ -74,6 +78,8 @@ def read_rope(
         parameters.ignore(key, "the three axes of a position are equal in text")
     head_dim = rotated_channels(config, parameters, head_dim, partial)
     kind = parameters.text("rope_type", "default")
+    kind = "default" if axes and kind == "mrope" else kind
+    kind = "longrope" if short_only and kind in ("su", "yarn") else kind  # what Phi-3 called it at first
     if kind not in _KEYS:
         message = f"rope type {show(kind)} is not known for model_type `{config.model_type}`"
         raise config.error(message, f"known: {', '.join(_KEYS)}")
@@ -90,7 +96,7 @@ def read_rope(
     elif kind == "yarn":
         inv_freq, scale, context = _yarn(parameters, theta, head_dim, max_position)
     elif kind == "longrope":
-        inv_freq, scale = _longrope(parameters, inv_freq, max_position)
+        inv_freq, scale, context = _longrope(parameters, inv_freq, max_position, original, short_only)
     parameters.finish()
     return Rope(inv_freq, scale, context)
 
@@ -195,21 +201,25 @@ def _yarn(parameters: Config, theta: float, dim: int, max_position: int) -> tupl
     return inv_freq.astype(F32), _yarn_scale(parameters, factor), max(max_position, context)
 
 
-def _longrope(parameters: Config, inv_freq: np.ndarray, max_position: int) -> tuple[np.ndarray, float]:
-    """A divisor for each frequency, stated as a list: inv_freq [dim / 2] f32, scale.
+def _longrope(
+    parameters: Config, inv_freq: np.ndarray, max_position: int, original: int, short_only: bool
+) -> tuple[np.ndarray, float, int]:
+    """A divisor for each frequency, stated as a list for short prompts and one for long: inv_freq, scale, context.
 
-    Only with the same list for short and long prompts: where they differ, keys cached for a short prompt are wrong in a
-    long one. So GGUF's `rope_freqs.weight` arrives here, and Phi-3 does not.
+    Keys cached for a short prompt are wrong in a long one where the lists differ: then the short one only, or none.
     """
-    parameters.number("factor", 1.0)
-    parameters.integer("original_max_position_embeddings", max_position)
+    original = parameters.integer("original_max_position_embeddings", original or max_position)
+    factor = parameters.number("factor", max_position / original)
     short, long = parameters.raw("short_factor"), parameters.raw("long_factor")
-    if short != long:
+    if short != long and not short_only:
         raise parameters.error("rope type `longrope` should have equal `short_factor` and `long_factor`, they differ")
-    numbers = isinstance(short, list) and all(type(v) in (int, float) and 0 < v < 1e30 for v in short)
-    if not numbers or len(short) != len(inv_freq):
-        raise parameters.error(f"rope `short_factor` should be a list of {len(inv_freq)} numbers above 0")
-    return inv_freq / np.array(short, dtype=F32), parameters.number("attention_factor")
+    for key, found in (("short_factor", short), ("long_factor", long)):
+        numbers = isinstance(found, list) and all(type(v) in (int, float) and 0 < v < 1e30 for v in found)
+        if not numbers or len(found) != len(inv_freq):
+            raise parameters.error(f"rope `{key}` should be a list of {len(inv_freq)} numbers above 0")
+    scale = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
+    context = max_position if short == long else min(original, max_position)
+    return inv_freq / np.array(short, dtype=F32), parameters.number("attention_factor", scale), context
 
 
 def _yarn_scale(parameters: Config, factor: float) -> float:

@@ -26,23 +26,33 @@ BOUND = 2e-3  # max |logit difference|; tests/data/goldens/README.md says why
 FAMILIES: dict[str, set[str]] = {
     "deepseek_v3": {"MoE"},
     "deepseek_v3_fp8": {"MoE", "DequantizeTiles"},
+    "gemma3": {"GLU"},
+    "gemma3_text": {"GLU"},
     "glm4": set(),
     "glm4_moe": {"MoE"},
     "glm4_moe_lite": {"MoE"},
     "gpt_oss": {"MoE", "Attention"},
+    "internvl": set(),
+    "internvl_chat": set(),
     "minimax_m2": {"MoE"},
     "minimax_m2_fp8": {"MoE", "DequantizeTiles"},
     "minimax_text01": {"MoE", "LinearAttention"},
     "neo_chat": set(),
+    "phi3": set(),
+    "phi4_mini": set(),
+    "qwen2_5_vl": set(),
     "qwen3_5_moe": {"MoE", "CausalConv", "GatedDelta"},
     "qwen3_5_moe_text": {"MoE", "CausalConv", "GatedDelta"},
     "qwen3_5_text": {"CausalConv", "GatedDelta"},
     "qwen3_moe": {"MoE"},
     "qwen3_next": {"MoE", "CausalConv", "GatedDelta"},
+    "qwen3_vl": set(),
     "step1": {"Attention"},
     "step3_text": {"MoE"},
+    "step3_vl": {"MoE"},
     "step3p5": {"MoE", "GLU"},
     "step3p7": {"MoE", "GLU"},
+    "step_robotics": set(),
 }
 # families in whose goldens noise of 2e-6 in the embeddings alone moves them by up to 3e-3
 NOISY = {"qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"}
@@ -53,6 +63,8 @@ OPERATORS = {
     "LinearAttention": "linear_attention",
 }
 IN_TRANSFORMERS = {"deepseek_v3", "glm4", "glm4_moe", "glm4_moe_lite", "gpt_oss", "minimax_m2", "qwen3_moe"} | NOISY
+IN_TRANSFORMERS |= {"gemma3_text", "phi3", "phi4_mini"}
+WITH_IMAGES = {"gemma3", "internvl", "qwen2_5_vl", "qwen3_vl"}
 
 
 def bound(family: str) -> float:
@@ -113,13 +125,12 @@ def test_every_function_is_recognised(imported: tuple[str, Package]) -> None:
 
 def test_transformers_still_opens_the_directory(imported: tuple[str, Package]) -> None:
     family, package = imported
-    if family not in IN_TRANSFORMERS:
+    if family not in IN_TRANSFORMERS | WITH_IMAGES:
         model_type = {"step3p7": "step3p7_text", "minimax_text01": "minimax_text_01"}.get(family, family)
         assert model_type not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # should it appear, cover it here
         return
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        package.root, attn_implementation="eager", dtype=torch.float32
-    ).eval()
+    auto = transformers.AutoModelForImageTextToText if family in WITH_IMAGES else transformers.AutoModelForCausalLM
+    model = auto.from_pretrained(package.root, attn_implementation="eager", dtype=torch.float32).eval()
     ids, logits = answer(family)
     with torch.no_grad():
         assert np.abs(model(torch.from_numpy(ids)).logits.numpy() - logits).max() <= bound(family)

@@ -147,6 +147,7 @@ class Decoder:
     context: int = 0  # tokens; 0: as the first rope says
     qkv_bias: bool = False
     o_bias: bool = False
+    qkv_whole: bool = False  # rows of a packed matrix: all of q, all of k, all of v; else per key-value head
     mlp_bias: bool = False
     qk_norm: str = ""  # RMSNorm of q and k before rope: `head`, `whole` width, or `halves` of each head
     q_rank: int = 0  # width between q_in and q
@@ -159,6 +160,7 @@ class Decoder:
     slopes: tuple[float, ...] = ()  # per head, for `bias`
     bias: str = "none"
     names: Names = field(default_factory=Names)
+    other_names: tuple[Names, ...] = ()  # other spellings; the first whose embedding the checkpoint has counts
     heads: tuple[Head, ...] = ()  # for speculation; those that the checkpoint lacks are left out
     ignored: tuple[tuple[str, str], ...] = ()  # (regular expression of tensor names, reason)
 

@@ -143,11 +143,12 @@ def _qkv(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, h: ir.Value) ->
 
 
 def _packed_qkv(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, h: ir.Value) -> list[ir.Value]:
-    """Rows of the packed matrix go per key-value head: its query heads, then k, then v."""
-    group, dim = layer.heads // layer.kv_heads, layer.head_dim
-    rows = (layer.heads + 2 * layer.kv_heads) * dim
+    """Rows of the packed matrix: q, k and v, whole, or per key-value head: its query heads, then k, then v."""
+    rows = (layer.heads + 2 * layer.kv_heads) * layer.head_dim
     packed = _linear(b, f"{prefix}{d.names.attn}{d.names.qkv}", h, rows, d.qkv_bias, "qkv_proj")
-    return b.slices(packed, (group + 2) * dim, [group * dim, dim, dim], ["q", "k", "v"])
+    groups = 1 if d.qkv_whole else layer.kv_heads
+    lengths = [count // groups * layer.head_dim for count in (layer.heads, layer.kv_heads, layer.kv_heads)]
+    return b.slices(packed, rows // groups, lengths, ["q", "k", "v"])
 
 
 # ---- MLP ----------------------------------------------------------------------------------------------------------

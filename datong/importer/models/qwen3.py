@@ -17,10 +17,19 @@ from datong.importer.rope import read_rope
 
 def read(config: Config) -> Decoder:
     """Defaults: transformers Qwen3Config."""
+    return _read(config, 32768, 10000.0)
+
+
+def read_vl(config: Config) -> Decoder:
+    """Defaults: transformers Qwen3VLTextConfig; positions have three axes, equal in text."""
+    return _read(config, 128000, 500000.0, axes=True)
+
+
+def _read(config: Config, context: int, theta: float, axes: bool = False) -> Decoder:
     s = read_sizes(config, kv_heads=32, head_dim=128)
     bias = config.flag("attention_bias", False)
     return uniform(
         **vars(s), eps=config.number("rms_norm_eps", 1e-6), tied=config.flag("tie_word_embeddings", False),
-        rope=read_rope(config, s.head_dim, config.integer("max_position_embeddings", 32768)),
+        rope=read_rope(config, s.head_dim, config.integer("max_position_embeddings", context), theta, axes=axes),
         windows=read_windows(config, s.layers), qkv_bias=bias, o_bias=bias, qk_norm="head",
     )  # fmt: skip

@@ -12,6 +12,7 @@ from datong.errors import CheckpointError, ConfigError, DatongError, UnknownMode
 from datong.importer import checkpoint, registry
 from datong.importer.config import Config
 from datong.importer.models.decoder import Decoder
+from datong.importer.models.towers import TOWERS
 
 GOLDENS = Path(__file__).parents[2] / "data" / "goldens"
 SHARED = {"__init__", "decoder", "latent", "layers", "mixers", "recurrent", "speculation"}  # no families
@@ -119,7 +120,7 @@ def test_published_configs_are_read(name: str) -> None:
 
 
 OWN_KEYS = {"deepseek_v3", "glm4_moe_lite", "neo_chat", "step3p5", "step3p7"}  # their own tests
-OWN_KEYS |= {"minimax_m1", "minimax_text_01", "qwen3_5", "qwen3_5_moe"}
+OWN_KEYS |= {"minimax_m1", "minimax_text_01", "qwen3_5", "qwen3_5_moe", "gemma3_text", *TOWERS}
 
 
 @pytest.mark.parametrize("family", sorted(set(registry.FAMILIES) - OWN_KEYS))

@@ -1,4 +1,4 @@
-"""Each fact about the recurrent families, got wrong on purpose: the goldens must see it, far beyond their bound."""
+"""Facts about families, got wrong on purpose: the goldens must see it, far beyond their bound."""
 
 import json
 from collections.abc import Callable
@@ -16,13 +16,15 @@ from datong.importer import checkpoint, registry
 from datong.importer.config import Config
 from datong.importer.graph import GraphBuilder
 from datong.importer.models import recurrent, step1
-from datong.importer.models.decoder import Decoder, Layer
+from datong.importer.models.decoder import Decoder, Glu, Layer
 from datong.importer.models.layers import build
 from datong.importer.models.mixers import Lightning, Residual
+from datong.importer.rope import default_frequencies
 from datong.spec.program import Step
 
 GOLDENS = Path(__file__).resolve().parents[1] / "data" / "goldens"
-BOUNDS = {"minimax_text01": 2e-3, "qwen3_next": 1e-2, "qwen3_5_text": 1e-2}
+BOUNDS = {"minimax_text01": 2e-3, "qwen3_next": 1e-2, "qwen3_5_text": 1e-2, "gemma3_text": 2e-3, "phi3": 2e-3,
+          "phi4_mini": 2e-3}  # fmt: skip
 SEEN = 10  # times the bound: what a mistake moves at least
 Change = Callable[[Decoder], Decoder]
 Patch = pytest.MonkeyPatch
@@ -40,9 +42,9 @@ def error(family: str, change: Change = lambda decoder: decoder) -> float:
     ids = stored["input_ids"][0]
     places = np.arange(len(ids))
     step = Step(ids, places, np.array([0, 24]), np.array([24]), np.array([[0, 1]], np.int32), places,
-                state_slots=np.array([0], np.int32))  # fmt: skip
+                np.array([[0, 1]], np.int32), state_slots=np.array([0], np.int32))  # fmt: skip
     executable = backend.compile(part, str(root), {"cache_dtype": "f32"})
-    got = executable.run(step, executable.create_cache(2, 0, 1), {})["logits"]
+    got = executable.run(step, executable.create_cache(2, 2, 1), {})["logits"]
     return float(np.abs(got - stored["logits"][0]).max())
 
 
@@ -90,6 +92,21 @@ DECODERS: dict[tuple[str, str], Change] = {
     ("qwen3_next", "the shared expert without its gate"): experts(shared_gate=""),
     ("qwen3_next", "weights not renormalised"): experts(renorm=False),
     ("qwen3_next", "no norms of q and k"): lambda d: replace(d, qk_norm=""),
+    ("gemma3_text", "norms not (1 + w)"): lambda d: replace(d, norm_offset=0.0),
+    ("gemma3_text", "embeddings not scaled"): lambda d: replace(d, embed_scale=0.0),
+    ("gemma3_text", "scores by the size of a head"): lambda d: replace(d, attn_scale=0.0),
+    ("gemma3_text", "ropes exchanged"): lambda d: replace(d, ropes=d.ropes[::-1]),
+    ("gemma3_text", "a window too large by one"): each_layer(
+        window=lambda layer, *_: layer.window and layer.window + 1
+    ),
+    ("gemma3_text", "silu"): each_layer(glu=lambda *_: Glu()),
+    ("gemma3_text", "no norms of q and k"): lambda d: replace(d, qk_norm=""),
+    ("phi3", "packed per key-value head"): lambda d: replace(d, qkv_whole=False),
+    ("phi3", "no window"): each_layer(window=lambda *_: 0),
+    ("phi4_mini", "cos and sin not scaled"): lambda d: replace(d, ropes=(replace(d.ropes[0], scale=1.0),)),
+    ("phi4_mini", "no divisors"): lambda d: replace(
+        d, ropes=(replace(d.ropes[0], inv_freq=default_frequencies(1e4, 12)),)
+    ),
 }
 
 
