@@ -97,7 +97,9 @@ async function go() {
     if (error.status === 401) tell({ refused: error.message });
   } finally {
     if (running === mine) running = null;
+    const follow = atEnd();
     view.update(false);
+    if (follow) toEnd();
     $("status").textContent = message.error ? "" : t(message.end === "stopped" ? "stopped" : "answered");
     if (chat.messages.includes(message)) keep(chat);
     tell({ ended: message });

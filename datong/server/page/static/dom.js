@@ -14,9 +14,11 @@ export function make(tag, attributes = {}, ...children) {
 
 // navigator.clipboard is there over https and on localhost only; a plant's intranet often has neither.
 export async function copy(text) {
-  if (navigator.clipboard) {
+  try {
     await navigator.clipboard.writeText(text);
     return;
+  } catch {
+    // absent, or refused by the browser's settings: the old way below needs no permission
   }
   const area = make("textarea", { class: "hidden" });
   area.value = text;
