@@ -173,12 +173,21 @@ def test_markdown(page: Any, site: Any) -> None:
     assert page.one(f"{prose}a").get_attribute("rel") == "noopener noreferrer"
     assert page.one(f"{prose}li input").is_selected() and page.text(f"{prose}td.to-right") == "2"
     assert page.text(f"{prose}pre code") == "print('<hi>')" and page.text(f"{prose}figcaption span") == "python"
-    allowed = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
-    page.driver.execute_cdp_cmd("Browser.grantPermissions", allowed)
-    page.one(f"{prose}.copy").click()
-    page.until(lambda: page.text(f"{prose}.copy") == "Copied")
-    read = "const done = arguments[0]; navigator.clipboard.readText().then(done)"
-    assert page.driver.execute_async_script(read) == "print('<hi>')"
+
+
+@pytest.mark.parametrize("write", ["granted", "denied"])
+def test_copy_with_and_without_permission(page: Any, site: Any, write: str) -> None:
+    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": f"```\n{write} <hi>\n```"}]
+    page.open(site.url, **{"chat.kept": chat(*said)})
+    for name, setting in (("clipboard-read", "granted"), ("clipboard-write", write)):
+        wish = {"permission": {"name": name}, "setting": setting}
+        page.driver.execute_cdp_cmd("Browser.setPermission", wish)
+    tried = "const done = arguments[0]; navigator.clipboard.writeText('x').then(() => done('granted'), () => done('denied'))"
+    assert page.driver.execute_async_script(tried) == write
+    page.one(".copy").click()
+    page.until(lambda: page.text(".copy") == "Copied")
+    read = "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(String(error)))"
+    assert page.driver.execute_async_script(read) == f"{write} <hi>"
 
 
 def test_a_mistake_is_shown_in_the_servers_words(page: Any, site: Any) -> None:
