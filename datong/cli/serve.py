@@ -57,6 +57,10 @@ def serve(
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM; serves https.")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM; the certificate's key.")] = None,
+    embeddings: Annotated[
+        bool | None,
+        typer.Option("--embeddings", help="Offer /v1/embeddings too; costs prompts a norm of every token."),
+    ] = None,
     log_prompts: Annotated[
         bool | None, typer.Option("--log-prompts", help="Write prompts and answers into the log.")
     ] = None,
@@ -93,6 +97,7 @@ def serve(
         "drain_s": drain,
         "tls_certificate": tls_certificate,
         "tls_key": tls_key,
+        "embeddings": embeddings,
         "log_prompts": log_prompts,
     }
     settings = load_settings(flags, config)
@@ -105,6 +110,7 @@ def serve(
         "context": context,
         "cache_tokens": cache_tokens or CACHE_FACTOR * (context or DEFAULT_CONTEXT),
         "strict": strict,
+        "hidden": settings.embeddings,
     }
 
     def opener(source: str) -> Opened:

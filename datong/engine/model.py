@@ -191,6 +191,13 @@ class Model:
         return np.stack(vectors) if many else vectors[0]
 
     @property
+    def hidden_size(self) -> int:
+        """Numbers of a vector that `embed` gives; 0 where it cannot be used."""
+        parts = self.engine.runner.program.parts
+        shapes = [part.values["hidden"].shape for part in parts if "hidden" in part.outputs]
+        return int(shapes[-1][-1]) if shapes else 0
+
+    @property
     def has_hidden(self) -> bool:
         """Can `embed` be used?"""
         return any("hidden" in part.outputs for part in self.engine.runner.program.parts)

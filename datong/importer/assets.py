@@ -18,6 +18,7 @@ CARRIED = (
     "config.json", "generation_config.json", *TOKENIZER, "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "README.md",
 )  # fmt: skip
+POOLING = "1_Pooling/config.json"  # sentence-transformers: how one vector of a text is made
 _LICENCE_FILE = re.compile(r"(LICEN[SC]E|NOTICE|COPYING)([._-].*)?", re.IGNORECASE)
 
 MAX_TEXT = 1_000_000  # bytes read of a README or licence
@@ -44,6 +45,7 @@ def carried_files(directory: Path) -> list[str]:
     templates = files.contained(directory, "additional_chat_templates")
     if templates.is_dir():
         names |= {f"additional_chat_templates/{p.name}" for p in templates.glob("*.jinja")}
+    names.add(POOLING)
     return sorted(name for name in names if files.contained(directory, name).is_file())
 
 

@@ -162,6 +162,30 @@ class Text(Struct):
     system_fingerprint: str | None = None
 
 
+class Embedded(Struct):
+    """One text."""
+
+    embedding: list[float] | str
+    index: int
+    object: Literal["embedding"] = "embedding"
+
+
+class EmbeddedUsage(Struct):
+    """Tokens of all texts of a call."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(Struct):
+    """https://platform.openai.com/docs/api-reference/embeddings/create."""
+
+    data: list[Embedded]
+    model: str
+    usage: EmbeddedUsage
+    object: Literal["list"] = "list"
+
+
 class ModelCard(Struct):
     """https://platform.openai.com/docs/api-reference/models/object; the lower fields are ours."""
 

@@ -20,6 +20,7 @@ from datong.server.auth import Keys
 from datong.server.chat import chat
 from datong.server.completions import completions
 from datong.server.context import Context, Parts
+from datong.server.embeddings import embeddings
 from datong.server.errors import ApiError, from_engine
 from datong.server.gate import GONE, Gate
 from datong.server.hosts import Hosts
@@ -35,6 +36,7 @@ ROUTES = (
     Route("/v1/chat/completions", chat, methods=["POST"]),
     Route("/v1/completions", completions, methods=["POST"]),
     Route("/v1/responses", responses, methods=["POST"]),
+    Route("/v1/embeddings", embeddings, methods=["POST"]),
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
 )

@@ -21,6 +21,7 @@ from datong.server.job import Job
 from datong.server.logprobs import text_logprobs
 from datong.server.prompts import Prepared, check_completion, completion_job
 from datong.server.schemas import CompletionRequest
+from datong.server.scoring import PromptScore
 from datong.server.sse import EventStream, event, guarded, while_connected
 from datong.server.usage import usage
 
@@ -93,6 +94,7 @@ class TextAnswer:
         before: list[Sampled | int] = []
         if self._body.echo and self._job.scores:
             score = self._job.scores[prompt]
+            assert isinstance(score, PromptScore)
             before = [score.sequence.tokens[0], *score.sampled]
         offset = 0 if before else len(echoed)
         return text_logprobs(self._tokenizer, [*before, *sampled], offset, self._body.logprobs)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TypeAlias
 
+from datong.engine.embedding import Embedding
 from datong.engine.request import Request
 from datong.engine.results import Chunk
 from datong.server.scoring import PromptScore
 
-Unit: TypeAlias = Request | PromptScore
+Unit: TypeAlias = Request | PromptScore | Embedding
 TIMEOUT = "timeout"  # finish_reason of an answer whose deadline passed
 
 
@@ -48,7 +49,7 @@ class Job:
 
     Args:
         requests: one per choice; chunks carry their `index`.
-        score: teacher-forced prompt, for `echo` with log-probabilities; runs first.
+        scores: prompts that are read only: teacher-forced, for `echo` with log-probabilities, or embedded; run first.
         seconds: until the deadline.
         priority: larger ones start first.
     """
@@ -56,7 +57,7 @@ class Job:
     def __init__(
         self,
         requests: Sequence[Request],
-        scores: Sequence[PromptScore] = (),
+        scores: Sequence[PromptScore | Embedding] = (),
         *,
         seconds: float = float("inf"),
         priority: int = 0,

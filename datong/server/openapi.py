@@ -60,6 +60,7 @@ OPERATIONS = (
     Operation("get", "/v1/models/{name}", "One model", answers.ModelCard),
     Operation("post", "/v1/chat/completions", "Chat", answers.Chat, schemas.ChatRequest, True, _POST),
     Operation("post", "/v1/completions", "Continue a text", answers.Text, schemas.CompletionRequest, True, _POST),
+    Operation("post", "/v1/embeddings", "Texts as vectors", answers.Embeddings, schemas.EmbeddingRequest, errors=_POST),
     Operation("post", "/v1/responses", "A response", None, schemas.ResponsesRequest, True, _POST),
     Operation("post", "/tokenize", "Text to token ids", answers.Tokens, schemas.TokenizeRequest, errors=_POST),
     Operation("post", "/detokenize", "And back", answers.Detokenized, schemas.DetokenizeRequest, errors=_POST),

@@ -125,15 +125,15 @@ def completion_job(host: Host, body: CompletionRequest, settings: Settings) -> P
     return Prepared(_job(requests, scores, body, settings), count)
 
 
-def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
+def prompts_of(prompt: str | Sequence[Any], name: str = "prompt") -> list[str | list[int]]:
     """A text, a list of texts, one list of ids, or several. Raises ApiError 400."""
     if isinstance(prompt, str):
         return [prompt]
     if not prompt:
-        raise invalid("prompt", "prompt should hold at least one text or token, it is empty")
+        raise invalid(name, f"{name} should hold at least one text or token, it is empty")
     kinds = {type(part) for part in prompt}
     if len(kinds) > 1:
-        raise invalid("prompt", "prompt should be texts, token ids or lists of token ids, not a mixture")
+        raise invalid(name, f"{name} should be texts, token ids or lists of token ids, not a mixture")
     if kinds == {int}:
         return [[int(token) for token in prompt]]
     texts_or_ids: list[str | list[int]] = [*prompt]

@@ -94,6 +94,20 @@ class CompletionRequest(Sampling, kw_only=True):
     response_format: dict[str, Any] | None = None  # beyond OpenAI's: as for chat
 
 
+class EmbeddingRequest(_Body):
+    """`POST /v1/embeddings`."""
+
+    model: str
+    input: str | list[str | Id | Ids]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Count | None = None
+    user: str | None = None  # has no effect here
+    # beyond OpenAI's
+    pooling: Literal["mean", "last"] | None = None  # None: as the package says, else mean
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    timeout_s: Seconds | None = None
+
+
 class ResponsesRequest(_Body):
     """`POST /v1/responses`."""
 
@@ -155,5 +169,12 @@ def chat_limit(body: ChatRequest) -> int | None:
 
 DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest, DetokenizeRequest)
+    for kind in (
+        ChatRequest,
+        CompletionRequest,
+        EmbeddingRequest,
+        ResponsesRequest,
+        TokenizeRequest,
+        DetokenizeRequest,
+    )  # fmt: skip
 }

@@ -38,6 +38,7 @@ class Settings:
     memory_mb: int | None = None  # for all loaded models together, in MiB; None: as much as they take
     log_prompts: bool = False
     page: bool = True  # the chat at `/`
+    embeddings: bool = False  # /v1/embeddings; costs prompts the last norm of every token
     tls_certificate: Path | None = None  # PEM
     tls_key: Path | None = None
 
