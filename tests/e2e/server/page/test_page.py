@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 ENTER, ESCAPE, TAB = "\ue007", "\ue00c", "\ue004"  # https://www.w3.org/TR/webdriver/#keyboard-actions
-GREEDY = {"temperature": 0, "max_tokens": 40}
+GREEDY = {"temperature": 0, "max_tokens": 24}
 LONG = {"temperature": 0.8, "seed": 1, "max_tokens": 1500}
 QUESTION = "Name three rivers of China."
 HOSTILE = """Hello <img src=x onerror="window.hacked=1"> <b onclick="window.hacked=2">bold</b>
@@ -175,19 +175,26 @@ def test_markdown(page: Any, site: Any) -> None:
     assert page.text(f"{prose}pre code") == "print('<hi>')" and page.text(f"{prose}figcaption span") == "python"
 
 
-@pytest.mark.parametrize("write", ["granted", "denied"])
-def test_copy_with_and_without_permission(page: Any, site: Any, write: str) -> None:
-    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": f"```\n{write} <hi>\n```"}]
+@pytest.mark.parametrize(
+    "state",
+    [
+        "true",
+        "navigator.clipboard.writeText = () => Promise.reject(new DOMException('no', 'NotAllowedError'))",
+        "Object.defineProperty(navigator, 'clipboard', { value: undefined })",  # http to another host
+    ],
+    ids=["granted", "refused", "absent"],
+)
+def test_copy_with_and_without_permission(page: Any, site: Any, state: str) -> None:
+    text = f"{state} <hi>"
+    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": f"```\n{text}\n```"}]
     page.open(site.url, **{"chat.kept": chat(*said)})
-    for name, setting in (("clipboard-read", "granted"), ("clipboard-write", write)):
-        wish = {"permission": {"name": name}, "setting": setting}
-        page.driver.execute_cdp_cmd("Browser.setPermission", wish)
-    tried = "const done = arguments[0]; navigator.clipboard.writeText('x').then(() => done('granted'), () => done('denied'))"
-    assert page.driver.execute_async_script(tried) == write
+    names = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+    page.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": names})
+    page.script(f"window.clip = navigator.clipboard; {state}")
     page.one(".copy").click()
     page.until(lambda: page.text(".copy") == "Copied")
-    read = "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(String(error)))"
-    assert page.driver.execute_async_script(read) == f"{write} <hi>"
+    read = "const done = arguments[0]; window.clip.readText().then(done, (error) => done(String(error)))"
+    assert page.driver.execute_async_script(read) == text
 
 
 def test_a_mistake_is_shown_in_the_servers_words(page: Any, site: Any) -> None:
