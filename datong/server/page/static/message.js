@@ -5,6 +5,7 @@ import { draw } from "/page/markdown.js";
 import { t } from "/page/i18n.js";
 
 const ERRORS = ["unreachable", "broken"]; // ours, to be translated; others are the server's sentences
+const ENOUGH = 16; // tokens: the speed of a shorter answer says nothing
 const ENDS = { stopped: "stopped", length: "cut", timeout: "late" };
 
 export const sentence = (error) => (ERRORS.includes(error) ? t(error) : error);
@@ -27,7 +28,7 @@ function figures(message) {
   return [
     message.model,
     message.device && `${message.device} · ${t(message.evidence)}`,
-    tokens > 1 && seconds > 0 && t("speed", { speed: ((tokens - 1) / seconds).toFixed(1) }),
+    tokens >= ENOUGH && seconds > 0 && t("speed", { speed: ((tokens - 1) / seconds).toFixed(1) }),
     first !== undefined && t("first", { seconds: first.toFixed(2) }),
     used && context && t("used", { tokens: used, context }),
     ENDS[message.end] && t(ENDS[message.end]),
