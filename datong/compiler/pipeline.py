@@ -41,6 +41,7 @@ from datong.compiler.passes import (
     recognise_embedding,
     recognise_functions,
     recognise_glu,
+    recognise_layer_norm,
     recognise_linear,
     recognise_rms_norm,
     recognise_rope,
@@ -65,6 +66,7 @@ FRONT: tuple[tuple[str, Callable[[ir.Graph, Path], int]], ...] = (
     ("recognise_linear", recognise_linear.run),
     ("recognise_slice", recognise_slice.run),
     ("recognise_rms_norm", recognise_rms_norm.run),
+    ("recognise_layer_norm", recognise_layer_norm.run),
     ("recognise_rope_table", recognise_rope_table.run),
     ("recognise_rope", recognise_rope.run),
     ("recognise_attention", recognise_attention.run),  # caches leave the graph

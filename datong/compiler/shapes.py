@@ -178,7 +178,10 @@ def _function(node: ir.Node, ins: Shapes) -> Shapes | None:
     """Of a function of ours: GLU, MoE and CausalConv keep the shape of their first input, states that of their v."""
     if node.op_type in ("GatedDelta", "LinearAttention"):
         return [ins[2], None]
-    if node.op_type != "Attention":
+    if node.op_type == "SelectKeys":
+        width = int_attr(node, "groups", 0) * int_attr(node, "top_k", 0)
+        return [(*ins[0][:2], width), None] if ins[0] is not None and width else None
+    if node.op_type not in ("Attention", "SparseAttention"):
         return [ins[0], *([None] * (len(node.outputs) - 1))]
     q, v, heads, kv_heads = ins[0], ins[2], int_attr(node, "num_heads", 0), int_attr(node, "num_kv_heads", 0)
     if (

@@ -21,6 +21,7 @@ from datong.backends.reference import ReferenceBackend
 from datong.conformance.build import PartBuilder
 from datong.conformance.parts import BUILDERS as PLAIN
 from datong.conformance.parts import Scene
+from datong.conformance.parts_sparse import BUILDERS as CHOOSING
 from datong.conformance.parts_state import BUILDERS as STATEFUL
 from datong.errors import DatongError
 from datong.spec.backend import Backend, Cache, Executable, No
@@ -28,7 +29,7 @@ from datong.spec.ops import OPS
 from datong.spec.program import Part
 from datong.spec.tolerance import Report, compare
 
-BUILDERS = {**PLAIN, **STATEFUL}
+BUILDERS = {**PLAIN, **STATEFUL, **CHOOSING}
 
 
 @dataclass(frozen=True)

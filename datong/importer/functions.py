@@ -7,6 +7,7 @@ attributes. Whoever knows the function (our compiler, a vendor's) reads the attr
     MoE(x, logits, gate, up, down, select_bias, gate_bias, up_bias, down_bias) -> y                           spec `moe`
     Attention(q, k, v, past_key, past_value, sinks, slopes) -> y, present_key, present_value            spec `attention`
     CausalConv, GatedDelta, LinearAttention                                                       functions_state.py
+    SelectKeys, SparseAttention                                                                  functions_sparse.py
     DequantizeTiles                                                                               functions_tiles.py
 
 Weights come as f32, `[E, out, in]`; x `[batch, seq, n]`. The body of MoE runs every expert on every token.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from datong.importer import functions_sparse as sparse
 from datong.importer import functions_state as state
 from datong.importer import functions_tiles as tiles
 from datong.importer.body import DOMAIN, Attrs, Body, overload
@@ -197,7 +199,14 @@ class Known:
 
 
 _KIND = {"kind": str, "limit": float, "alpha": float}
+_COUNTS = {"num_heads": int, "groups": int, "block": int, "scale": float}
 KNOWN: dict[str, Known] = {
+    "SelectKeys": Known(sparse.SELECT_INPUTS, {**_COUNTS, "top_k": int, "local": int, "kind": str}, sparse.select_keys),
+    "SparseAttention": Known(
+        sparse.SPARSE_INPUTS,
+        {"num_heads": int, "num_kv_heads": int, "groups": int, "block": int, "scale": float},
+        sparse.sparse_attention,
+    ),
     "GLU": Known(GLU_INPUTS, _KIND, glu),
     "MoE": Known(
         MOE_INPUTS,

@@ -328,6 +328,34 @@ class GraphBuilder:
         self.caches.append(CacheSpec(layer, "window" if window else "full", kv_heads, dim, value_dim, window))
         return y
 
+    def with_keys(
+        self,
+        function: str,
+        inputs: Sequence[ir.Value | None],
+        spec: CacheSpec,
+        width: int,
+        attributes: dict[str, Any],
+        name: str,
+    ) -> ir.Value:
+        """Call a function of functions_sparse.py with its own cache, of kind full or index: [batch, seq, width]."""
+        halves = {"index": spec.key_dim} if spec.kind == "index" else {"key": spec.key_dim, "value": spec.value_dim}
+        pasts = [
+            self.input(f"past_key_values.{spec.layer}.{half}", F32, ("batch", spec.kv_heads, "past", dim))
+            for half, dim in halves.items()
+        ]
+        outputs: list[Output] = [(f"{self._scope}{name}", F32, ("batch", "seq", width))]
+        for half, dim in halves.items():
+            outputs.append((f"present.{spec.layer}.{half}", F32, ("batch", spec.kv_heads, "total", dim)))
+        y, *presents = self._call(function, [*inputs, *pasts], outputs, name, attributes)
+        self._presents += presents
+        self.caches.append(spec)
+        return y
+
+    def layer_norm(self, x: ir.Value, prefix: str, eps: float, name: str) -> ir.Value:
+        """Norm about the mean of [batch, seq, n], weight and bias of `prefix`."""
+        weights = [self.weight(f"{prefix}.{part}", (_width(x),)) for part in ("weight", "bias")]
+        return self.node("LayerNormalization", [x, *weights], _dims(x), name, epsilon=eps, axis=-1)
+
     def with_state(
         self,
         function: str,

@@ -9,6 +9,7 @@ from datong.errors import CheckpointError, UnknownModel
 from datong.importer.config import Config
 from datong.importer.models import (
     deepseek_v3,
+    deepseek_v32,
     gemma3,
     glm4,
     glm4_moe,
@@ -18,6 +19,7 @@ from datong.importer.models import (
     internlm3,
     llama,
     minimax_m2,
+    minimax_m3,
     minimax_text01,
     mistral,
     mixtral,
@@ -41,6 +43,7 @@ from datong.importer.weights import WeightMap
 
 FAMILIES: dict[str, Reader] = {
     "deepseek_v3": deepseek_v3.read,
+    "deepseek_v32": deepseek_v32.read,
     "gemma3": towers.reader("gemma3"),
     "gemma3_text": gemma3.read,
     "glm4": glm4.read,
@@ -54,6 +57,7 @@ FAMILIES: dict[str, Reader] = {
     "llama": llama.read,
     "minimax_m1": minimax_text01.read,
     "minimax_m2": minimax_m2.read,
+    "minimax_m3_vl": minimax_m3.read_outer,
     "minimax_text_01": minimax_text01.read,
     "mistral": mistral.read,
     "mixtral": mixtral.read,

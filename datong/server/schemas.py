@@ -170,11 +170,7 @@ def chat_limit(body: ChatRequest) -> int | None:
 DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind)
     for kind in (
-        ChatRequest,
-        CompletionRequest,
-        EmbeddingRequest,
-        ResponsesRequest,
-        TokenizeRequest,
-        DetokenizeRequest,
-    )  # fmt: skip
+        *(ChatRequest, CompletionRequest, EmbeddingRequest),
+        *(ResponsesRequest, TokenizeRequest, DetokenizeRequest),
+    )
 }

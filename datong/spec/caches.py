@@ -55,11 +55,22 @@ def _linear_attention(node: Node, values: Values) -> tuple[CacheSpec, ...]:
     return (CacheSpec(layer, "recurrent", heads, _width(node, values, 1, heads), _width(node, values, 2, heads)),)
 
 
+def _select_keys(node: Node, values: Values) -> tuple[CacheSpec, ...]:
+    return (CacheSpec(_int(node, "layer"), "index", 1, _width(node, values, 1, 1), 0),)
+
+
+def _sparse_attention(node: Node, values: Values) -> tuple[CacheSpec, ...]:
+    layer, heads = _int(node, "layer"), _int(node, "num_kv_heads")
+    return (CacheSpec(layer, "full", heads, _width(node, values, 1, heads), _width(node, values, 2, heads)),)
+
+
 CACHES_OF: dict[str, Callable[[Node, Values], tuple[CacheSpec, ...]]] = {
     "attention": _attention,
     "causal_conv": _causal_conv,
     "gated_delta": _gated_delta,
     "linear_attention": _linear_attention,
+    "select_keys": _select_keys,
+    "sparse_attention": _sparse_attention,
 }
 
 

@@ -345,6 +345,19 @@ _RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "gated_delta": ((lambda b, a: _int(b, "Hv") % _int(b, "Hk") == 0, "Hk should divide Hv"), *_STATE),
     "linear_attention": _STATE,
+    "select_keys": (
+        (lambda b, a: _int(b, "H") % _int(b, "G") == 0, "G should divide H"),
+        (lambda b, a: _int(b, "block") >= 1, "block should be >= 1"),
+        (lambda b, a: 0 <= _int(b, "local") <= _int(b, "K"), "local should lie in 0..K"),
+        (lambda b, a: a["kind"] in ("plain", "relu"), "kind should be plain or relu"),
+        *_STATE,
+    ),
+    "sparse_attention": (
+        (lambda b, a: _int(b, "Hq") % _int(b, "Hkv") == 0, "Hkv should divide Hq"),
+        (lambda b, a: _int(b, "Hkv") % _int(b, "G") == 0, "G should divide Hkv"),
+        (lambda b, a: _int(b, "block") >= 1, "block should be >= 1"),
+        *_STATE,
+    ),
 }
 
 

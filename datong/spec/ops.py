@@ -51,6 +51,22 @@ CORE = (
        "one more key, of that score and value 0",
        "Attention-25 with past/present, is_causal=1, left_window_size = window - 1; with sinks or slopes the function "
        "datong::Attention", "attention"),
+    Op("select_keys", "core", ("q[T,H*D] f32", "k[T,D] f32", "weights[T,H]? f32"), ("chosen[T,G*K] f32",),
+       {"layer": "int, index of the cache", "num_heads": "int H", "groups": "int G, divides H", "top_k": "int K",
+        "block": "int; neighbouring keys, chosen together", "local": "int, default 0; newest blocks always chosen",
+        "scale": "float", "kind": "str: plain or relu"},
+       "write k into the paged index cache; per group g: score[j] = sum over its heads h of weights[h] * act(scale * "
+       "q[h] . key[j]), the largest of a block's keys j <= own place; chosen: numbers of the K best blocks, ascending, "
+       "then -1. Of equals the lowest number. relu: act(z) = max(z, 0)",
+       "function datong::SelectKeys (MatMul-13, TopK-24)", "exact"),
+    Op("sparse_attention", "core",
+       ("q[T,Hq*D] f32", "k[T,Hkv*D] f32", "v[T,Hkv*Dv] f32", "chosen[T,G*K] f32"), ("y[T,Hq*Dv] f32",),
+       {"layer": "int, index of the cache", "num_heads": "int Hq", "num_kv_heads": "int Hkv",
+        "groups": "int G, divides Hkv", "block": "int; of select_keys", "scale": "float"},
+       "as attention, over the keys j <= own place whose j // block is among chosen of the head's group; none: y = 0",
+       "function datong::SparseAttention (ScatterElements-18, Softmax-13, MatMul-13)", "attention"),
+    Op("layer_norm", "core", ("x[T,n] f32", "weight[n] plain", "bias[n]? plain"), ("y[T,n] f32",), {"eps": "float > 0"},
+       "y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over each row", "LayerNormalization-17"),
     Op("glu", "core", ("gate[T,n] f32", "up[T,n] f32"), ("y[T,n] f32",),
        {"kind": "str: silu, gelu_tanh, silu_clamp or oai", "limit": "float, default 0; L below",
         "alpha": "float, default 0; of oai"},

@@ -11,13 +11,14 @@
 namespace datong {
 
 // datong/spec/program.py, CacheSpec. `tokens`: keys and values, of the last `window` tokens where that is not 0.
-enum class CacheKind { tokens = 0, recurrent = 3, conv = 4 };  // numbers of dt_cache_kind
+// `index`: keys alone, value_dim is 0.
+enum class CacheKind { tokens = 0, index = 2, recurrent = 3, conv = 4 };  // numbers of dt_cache_kind
 
 struct CacheSpec {
   int64_t layer, kv_heads, key_dim, value_dim, window;  // window in tokens; 0: unlimited
   CacheKind kind = CacheKind::tokens;
   bool operator==(const CacheSpec&) const = default;
-  bool is_state() const { return kind != CacheKind::tokens; }
+  bool is_state() const { return kind == CacheKind::recurrent || kind == CacheKind::conv; }
   bool is_window() const { return !is_state() && window > 0; }
 };
 

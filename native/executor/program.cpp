@@ -88,9 +88,12 @@ void Program::read_caches(const dt_part& part) {
     const dt_cache_spec& c = item(part.caches, i);
     constexpr int32_t kMost = 1 << 16;
     const int32_t kind = c.struct_size >= offsetof(dt_cache_spec, kind) + sizeof c.kind ? c.kind : DT_CACHE_TOKENS;
-    if (kind != DT_CACHE_TOKENS && kind != DT_CACHE_RECURRENT && kind != DT_CACHE_CONV)
+    if (kind != DT_CACHE_TOKENS && kind != DT_CACHE_INDEX && kind != DT_CACHE_RECURRENT && kind != DT_CACHE_CONV)
       throw Error(DT_UNSUPPORTED, text("[cpu] the cache of layer %d is of kind %d, which this backend does not keep", c.layer, kind));
-    const int32_t least = kind == DT_CACHE_CONV ? 0 : 1;  // a convolution over one token keeps nothing
+    // a convolution over one token keeps nothing; an index has keys alone
+    const int32_t least = kind == DT_CACHE_CONV || kind == DT_CACHE_INDEX ? 0 : 1;
+    if (kind == DT_CACHE_INDEX && (c.value_dim || c.window))
+      throw Error(DT_INVALID, text("[cpu] the index of layer %d has values or a window", c.layer));
     if (c.kv_heads < 1 || c.key_dim < 1 || c.value_dim < least || c.kv_heads > kMost || c.key_dim > kMost << 4 ||
         c.value_dim > kMost || c.window < 0)
       throw Error(DT_INVALID, text("[cpu] the cache of layer %d has a size that is not positive or too large", c.layer));

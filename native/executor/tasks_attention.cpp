@@ -104,7 +104,7 @@ class Attention : public Task {
 
   void find_cache(const NodeView& node, const std::vector<CacheSpec>& caches, int64_t layer) {
     for (size_t i = 0; i < caches.size(); ++i) {
-      if (caches[i].layer != layer || caches[i].is_state()) continue;
+      if (caches[i].layer != layer || caches[i].kind != CacheKind::tokens) continue;
       if (caches[i].kv_heads != heads_ || caches[i].key_dim != dim_ || caches[i].value_dim != value_dim_)
         node.invalid(text("does not fit the cache of layer %lld", static_cast<long long>(layer)));
       if (caches[i].window && (window_ == 0 || window_ > caches[i].window))

@@ -25,6 +25,7 @@ BOUND = 2e-3  # max |logit difference|; tests/data/goldens/README.md says why
 # family -> functions that its graph needs
 FAMILIES: dict[str, set[str]] = {
     "deepseek_v3": {"MoE"},
+    "deepseek_v32": {"MoE", "SelectKeys", "SparseAttention"},
     "deepseek_v3_fp8": {"MoE", "DequantizeTiles"},
     "gemma3": {"GLU"},
     "gemma3_text": {"GLU"},
@@ -36,6 +37,7 @@ FAMILIES: dict[str, set[str]] = {
     "internvl_chat": set(),
     "minimax_m2": {"MoE"},
     "minimax_m2_fp8": {"MoE", "DequantizeTiles"},
+    "minimax_m3_vl": {"MoE", "GLU", "SelectKeys", "SparseAttention"},
     "minimax_text01": {"MoE", "LinearAttention"},
     "neo_chat": set(),
     "phi3": set(),
@@ -61,10 +63,12 @@ OPERATORS = {
     "CausalConv": "causal_conv",
     "GatedDelta": "gated_delta",
     "LinearAttention": "linear_attention",
+    "SelectKeys": "select_keys",
+    "SparseAttention": "sparse_attention",
 }
 IN_TRANSFORMERS = {"deepseek_v3", "glm4", "glm4_moe", "glm4_moe_lite", "gpt_oss", "minimax_m2", "qwen3_moe"} | NOISY
-IN_TRANSFORMERS |= {"gemma3_text", "phi3", "phi4_mini"}
-WITH_IMAGES = {"gemma3", "internvl", "qwen2_5_vl", "qwen3_vl"}
+IN_TRANSFORMERS |= {"deepseek_v32", "gemma3_text", "phi3", "phi4_mini"}
+WITH_IMAGES = {"gemma3", "internvl", "minimax_m3_vl", "qwen2_5_vl", "qwen3_vl"}
 
 
 def bound(family: str) -> float:

@@ -24,7 +24,7 @@ from datong.spec.program import Step
 
 GOLDENS = Path(__file__).resolve().parents[1] / "data" / "goldens"
 BOUNDS = {"minimax_text01": 2e-3, "qwen3_next": 1e-2, "qwen3_5_text": 1e-2, "gemma3_text": 2e-3, "phi3": 2e-3,
-          "phi4_mini": 2e-3}  # fmt: skip
+          "phi4_mini": 2e-3, "deepseek_v32": 2e-3, "minimax_m3_vl": 2e-3}  # fmt: skip
 SEEN = 10  # times the bound: what a mistake moves at least
 Change = Callable[[Decoder], Decoder]
 Patch = pytest.MonkeyPatch
@@ -77,7 +77,19 @@ def experts(**changes: Any) -> Change:
     return each_layer(experts=lambda layer, *_: layer.experts and replace(layer.experts, **changes))
 
 
+def sparse(**changes: Any) -> Change:
+    return each_layer(sparse=lambda layer, *_: layer.sparse and replace(layer.sparse, **changes))
+
+
 DECODERS: dict[tuple[str, str], Change] = {
+    ("deepseek_v32", "every key is seen"): each_layer(sparse=lambda *_: None),
+    ("deepseek_v32", "no relu"): sparse(kind="plain"),
+    ("deepseek_v32", "one key more"): sparse(top_k=5),
+    ("minimax_m3_vl", "every key is seen"): each_layer(sparse=lambda *_: None),
+    ("minimax_m3_vl", "the own block is not always seen"): sparse(local=0),
+    ("minimax_m3_vl", "smaller blocks"): sparse(block=3),
+    ("minimax_m3_vl", "norms not (1 + w)"): lambda d: replace(d, norm_offset=0.0),
+    ("minimax_m3_vl", "one block more"): sparse(top_k=3),
     ("minimax_text01", "decay by head alone"): DECAY,
     ("minimax_text01", "decay of the layer after"): LATER,
     ("minimax_text01", "no decay"): NO_DECAY,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datong.backends.template.kernels_sparse import layer_norm, select_keys, sparse_attention
 from datong.backends.template.kernels_state import causal_conv, gated_delta, linear_attention
 from datong.errors import DeviceError
 from datong.spec.program import Step
@@ -243,6 +244,9 @@ KERNELS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {
     "causal_conv": causal_conv,
     "gated_delta": gated_delta,
     "linear_attention": linear_attention,
+    "select_keys": select_keys,
+    "sparse_attention": sparse_attention,
+    "layer_norm": layer_norm,
     "slice": slice_,
     "concat": concat,
     "take_rows": take_rows,

@@ -4,8 +4,9 @@ Requires: any ONNX graph.
 Rules:
   1. inputs are `input_ids` and `position_ids`, `[batch, seq]` i64, both dims symbolic; a head for speculation also has
      `hidden`, `[batch, seq, n]` f32;
-  2. the others are pairs `past_key_values.N.key`, `past_key_values.N.value`, `[batch, kv_heads, past, head_dim]` f32;
-     and `past_state.N.recurrent`, `past_state.N.conv`, `[batch, heads, key_dim, value_dim]` f32;
+  2. the others are pairs `past_key_values.N.key`, `past_key_values.N.value`, `[batch, kv_heads, past, head_dim]` f32,
+     with or without `past_key_values.N.index`, of one head; and `past_state.N.recurrent`, `past_state.N.conv`,
+     `[batch, heads, key_dim, value_dim]` f32;
   3. outputs are `logits` and, for the same layers, `present.N.key`, `present.N.value`, `present_state.N.recurrent`,
      `present_state.N.conv`; a model with heads for speculation also gives `hidden`, `[batch, seq, n]`, and a head
      `hidden_out`.
@@ -24,8 +25,8 @@ import onnx_ir as ir
 from datong.compiler.match import BATCH, PAST, SEQ
 from datong.errors import CompileError
 
-PAST_NAME = re.compile(r"past_key_values\.(\d+)\.(key|value)\Z")
-PRESENT_NAME = re.compile(r"present\.(\d+)\.(key|value)\Z")
+PAST_NAME = re.compile(r"past_key_values\.(\d+)\.(key|value|index)\Z")
+PRESENT_NAME = re.compile(r"present\.(\d+)\.(key|value|index)\Z")
 STATE_NAME = re.compile(r"(past|present)_state\.(\d+)\.(recurrent|conv)\Z")
 HIDDEN, HIDDEN_OUT = "hidden", "hidden_out"
 WHERE = "compile"

@@ -105,6 +105,27 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class Sparse:
+    """Small heads choose which keys attention sees (sparse.py). Names follow the prefix of the attention's tensors."""
+
+    heads: int
+    dim: int
+    top_k: int  # blocks that a query sees
+    kind: str  # of spec/ops.py select_keys
+    groups: int = 1
+    block: int = 1  # keys
+    local: int = 0
+    scale: float = 1.0
+    q: str = "indexer.wq_b"
+    k: str = "indexer.wk"
+    narrow: bool = True  # queries are made from the narrow vector of latent attention
+    k_layer_norm: str = "indexer.k_norm"
+    weights: str = "indexer.weights_proj"
+    q_norm: str = ""  # RMSNorms
+    k_norm: str = ""
+
+
+@dataclass(frozen=True)
 class Layer:
     """What may differ from layer to layer."""
 
@@ -116,6 +137,7 @@ class Layer:
     rope: int | None = 0  # which of Decoder.ropes; None: positions do not turn q and k
     glu: Glu = field(default_factory=Glu)
     experts: Experts | None = None
+    sparse: Sparse | None = None
     mixer: Delta | Lightning | None = None  # a state in the place of attention
     attn_residual: Residual | None = None
     mlp_residual: Residual | None = None

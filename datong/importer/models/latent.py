@@ -19,12 +19,15 @@ NARROW_EPS = 1e-6
 
 def qkv(
     b: GraphBuilder, d: Decoder, a: Latent, heads: int, prefix: str, h: ir.Value, table: tuple[ir.Value, ir.Value]
-) -> tuple[ir.Value, ir.Value, ir.Value]:
+) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | None]:
     """Turned q and k [batch, seq, heads * (plain + rope)] and v [batch, seq, heads * value] of h [batch, seq, hidden].
+
+    The fourth is the narrow vector of the queries, normed; None where they have none.
 
     `prefix` is that of the attention's tensors; `d.qkv_bias` is of the two narrow projections only.
     """
     dim = a.plain + a.rope
+    normed: ir.Value | None = None
     if a.q_rank:
         narrow = _narrow(b, d, prefix, h, "q_a_proj", a.q_rank)
         normed = b.rms_norm(narrow, f"{prefix}q_a_layernorm.weight", NARROW_EPS, "q_a_norm")
@@ -40,7 +43,7 @@ def qkv(
     wide = b.linear(latent, f"{prefix}kv_b_proj.weight", heads * (a.plain + a.value), "kv_proj")
     k_plain, v = b.slices(wide, a.plain + a.value, [a.plain, a.value], ["k_plain", "v"])
     k_rope = repeated(b, b.rope(shared, table, 1, "k_rope", d.interleaved), heads)
-    return b.joined([q_plain, q_rope], heads, "q"), b.joined([k_plain, k_rope], heads, "k"), v
+    return b.joined([q_plain, q_rope], heads, "q"), b.joined([k_plain, k_rope], heads, "k"), v, normed
 
 
 def _narrow(b: GraphBuilder, d: Decoder, prefix: str, h: ir.Value, weight: str, out: int) -> ir.Value:

@@ -84,7 +84,7 @@ def test_beside_answers_and_all_blocks_come_back(client: Any, live: Any, until_t
     [
         ({"input": []}, "input"),
         ({"input": ["a", 3]}, "input"),
-        ({"input": [[10**9]]}, "input"),
+        ({"input": [[10**9]]}, "token ids"),
         ({"input": "word " * 5000}, "input"),
         ({"input": ["a"] * 1000}, "input"),
         ({"input": "a", "dimensions": 0}, "dimensions"),

@@ -15,7 +15,7 @@ from datong.importer.models.decoder import Decoder
 from datong.importer.models.towers import TOWERS
 
 GOLDENS = Path(__file__).parents[2] / "data" / "goldens"
-SHARED = {"__init__", "decoder", "latent", "layers", "mixers", "recurrent", "speculation"}  # no families
+SHARED = {"__init__", "decoder", "latent", "layers", "mixers", "recurrent", "sparse", "speculation"}  # no families
 NAMES = ["llama3", "llama3_sharded", "smollm2", "qwen2", "qwen3", "internlm2", "internlm3", "internlm3_ntk"]
 SMALL = {
     "hidden_size": 64,
@@ -119,7 +119,15 @@ def test_published_configs_are_read(name: str) -> None:
     assert decoder.ropes[0].context_length == values["max_position_embeddings"] and not any(windows(decoder))
 
 
-OWN_KEYS = {"deepseek_v3", "glm4_moe_lite", "neo_chat", "step3p5", "step3p7"}  # their own tests
+OWN_KEYS = {
+    "deepseek_v3",
+    "deepseek_v32",
+    "minimax_m3_vl",
+    "glm4_moe_lite",
+    "neo_chat",
+    "step3p5",
+    "step3p7",
+}  # their own tests
 OWN_KEYS |= {"minimax_m1", "minimax_text_01", "qwen3_5", "qwen3_5_moe", "gemma3_text", *TOWERS}
 
 

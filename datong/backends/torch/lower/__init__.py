@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from datong.backends.torch.builder import Builder, call
 from datong.backends.torch.fused import bindings_for
-from datong.backends.torch.lower import attention, elementwise, experts, linear, norm, rope, rows, state
+from datong.backends.torch.lower import attention, elementwise, experts, linear, norm, rope, rows, sparse, state
 from datong.backends.torch.target import Target
 from datong.spec.program import Node, Value
 
@@ -43,6 +43,14 @@ LOWER: dict[str, Lowering] = {
         ("aten::scaled_dot_product_attention", "aten::index_select", "aten::index_put_"),
         ("attention.write", "attention.prefill", "attention.decode"),
     ),
+    "select_keys": Lowering(
+        sparse.select_keys, ("aten::matmul", "aten::sort", "aten::index_select", "aten::masked_fill")
+    ),
+    "sparse_attention": Lowering(
+        sparse.sparse_attention,
+        ("aten::scaled_dot_product_attention", "aten::scatter", "aten::index_select", "aten::repeat_interleave"),
+    ),
+    "layer_norm": Lowering(sparse.layer_norm, ("aten::layer_norm",)),
     "glu": Lowering(elementwise.glu, ("aten::silu", "aten::mul_")),
     "add": Lowering(elementwise.add, ("aten::add",)),
     "mul": Lowering(elementwise.mul, ("aten::mul",)),

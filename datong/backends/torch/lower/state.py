@@ -190,7 +190,7 @@ def _packed(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def _runs(frame: Frame) -> Iterator[tuple[int, int, int, int]]:
+def runs(frame: Frame) -> Iterator[tuple[int, int, int, int]]:
     """Neighbours with as many new tokens each: (first row, first sequence, sequences, new tokens of each)."""
     row, first = 0, 0
     new = frame.whole.new if frame.whole is not None else ()
@@ -214,7 +214,7 @@ def _emit(node: Node, builder: Builder, inner: Inner) -> None:
         assert frame.cache is not None and frame.slots is not None and frame.began is not None
         inputs, states, results = [frame.registers[source] for source in sources], frame.cache.states[key], []
         rows = 0
-        for row, first, count, new in _runs(frame):
+        for row, first, count, new in runs(frame):
             rows = row + count * new
             own = [x.narrow(0, row, count * new).view(count, new, -1).to(torch.float32) for x in inputs]
             slots = frame.slots.narrow(0, first, count)
