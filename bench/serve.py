@@ -20,26 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from compare import HERE, commit, machine
 
-WORDS = (
-    "river",
-    "stone",
-    "lamp",
-    "engine",
-    "window",
-    "paper",
-    "valley",
-    "signal",
-    "harbour",
-    "train",
-    "bottle",
-    "mirror",
-)
+from datong.cli.bench_serve import made_up
+from datong.server.loadtest import Plan, run, summary
+
 PERSON = {
     "type": "object",
     "properties": {
@@ -94,56 +83,15 @@ def start_peer(python: str, model: str, threads: int) -> Server:
     sys.exit("the peer's server ended early")
 
 
-@dataclass
-class Load:
-    """What clients saw, in seconds."""
-
-    seconds: float = 0.0
-    tokens: int = 0
-    first: list[float] = field(default_factory=list)
-    between: list[float] = field(default_factory=list)
-
-
-async def stream(url: str, body: dict, load: Load) -> None:
-    """One request by hand: an HTTP library would take more of the processor than the server."""
-    address = httpx.URL(url)
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    data = json.dumps(body).encode()
-    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    begin = last = time.perf_counter()
-    writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-    count = 0
-    while line := await reader.readline():
-        if not line.startswith(b"data: {"):
-            continue
-        now = time.perf_counter()
-        if b'"text":"' not in line.replace(b'": "', b'":"'):
-            raise RuntimeError(line.decode())
-        count += 1
-        (load.between if count > 1 else load.first).append(now - (last if count > 1 else begin))
-        last = now
-    writer.close()
-    load.tokens += body["max_tokens"]
-
-
-async def clients(url: str, count: int, rounds: int, tokens: int, salt: int) -> Load:
-    load = Load()
-
-    async def client(number: int) -> None:
-        for turn in range(rounds):
-            words = [WORDS[(salt * 7 + number * 5 + turn * 3 + i * (1 + number % 7)) % len(WORDS)] for i in range(100)]
-            body = {"model": "m", "prompt": f"{salt} {number} {turn} " + " ".join(words), "max_tokens": tokens,
-                    "temperature": 0, "stream": True, "logit_bias": {"2": -100, "0": -100}}  # fmt: skip
-            await stream(url, body, load)
-
-    begin = time.perf_counter()
-    await asyncio.gather(*(client(i) for i in range(count)))
-    load.seconds = time.perf_counter() - begin
-    return load
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
+def load(url: str, count: int, turns: int, tokens: int, salt: int) -> dict:
+    """What `count` clients saw, each of whose answers has exactly `tokens` tokens."""
+    texts = made_up(count * turns, 100, salt)
+    no_end = {"logit_bias": {"2": -100, "0": -100}}
+    plan = Plan(url, "m", texts, tokens, requests=count * turns, clients=count, extra=no_end)
+    found = summary(asyncio.run(run(plan)))
+    if found["errors"]:
+        sys.exit(f"{url}: {found['errors']}")
+    return found
 
 
 def throughput(options: argparse.Namespace) -> None:
@@ -155,21 +103,20 @@ def throughput(options: argparse.Namespace) -> None:
         for count in options.clients:
             turns = max(1, options.answers // count)
             seen: dict[str, list[float]] = {server.name: [] for server in servers}
-            last: dict[str, Load] = {}
+            last: dict[str, dict] = {}
             for round_ in range(options.rounds + 1):
                 for server in servers if round_ % 2 else servers[::-1]:
-                    load = asyncio.run(clients(server.url, count, turns, options.tokens, round_))
+                    found = load(server.url, count, turns, options.tokens, round_)
                     if round_:  # the first is a warm-up
-                        seen[server.name].append(load.tokens / load.seconds)
-                        last[server.name] = load
+                        seen[server.name].append(found["tokens_per_second"])
+                        last[server.name] = found["milliseconds"]
             for name, rates in seen.items():
-                load = last[name]
+                times = last[name]
                 row = {"clients": count, "server": name, "tokens_per_s": round(statistics.median(rates), 1),
                        "least": round(min(rates), 1), "most": round(max(rates), 1),
-                       "ttft_p50_ms": round(1e3 * percentile(load.first, 0.5), 1),
-                       "ttft_p99_ms": round(1e3 * percentile(load.first, 0.99), 1),
-                       "between_p50_ms": round(1e3 * percentile(load.between, 0.5), 2),
-                       "between_p99_ms": round(1e3 * percentile(load.between, 0.99), 2)}  # fmt: skip
+                       "ttft_p50_ms": times["ttft"]["p50"], "ttft_p99_ms": times["ttft"]["p99"],
+                       "between_p50_ms": times["between"]["p50"],
+                       "between_p99_ms": times["between"]["p99"]}  # fmt: skip
                 rows.append(row)
                 print(row, flush=True)
     finally:
@@ -199,11 +146,9 @@ def prefix(options: argparse.Namespace) -> None:
             ids = [(i * 7919 + 13 + round_ * 101) % 40000 + 100 for i in range(1500)]
             times = []
             for tail in (1, 2):
-                load = Load()
-                body = {"model": "m", "prompt": [*ids, *range(500 * tail, 500 * tail + 20)], "max_tokens": 1,
-                        "temperature": 0, "stream": True}  # fmt: skip
-                asyncio.run(stream(server.url, body, load))
-                times.append(load.first[0])
+                prompt = [*ids, *range(500 * tail, 500 * tail + 20)]
+                [answer] = asyncio.run(run(Plan(server.url, "m", [prompt], 1, requests=1, clients=1)))
+                times.append(answer.first - answer.begin)
             rows.append({"round": round_, "first_ms": round(1e3 * times[0], 1), "second_ms": round(1e3 * times[1], 1),
                          "ratio": round(times[0] / times[1], 1)})  # fmt: skip
             print(rows[-1])

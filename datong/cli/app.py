@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from datong import __version__
 from datong.cli import (
     bench,
+    bench_serve,
     chat,
     compile_,
     conformance,
@@ -25,6 +27,17 @@ from datong.cli import (
     serve,
     verify,
 )
+
+
+class DefaultCommand(TyperGroup):
+    """`datong bench MODEL` is `datong bench model MODEL`: what names no command goes to the first."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command's name in where it is missing."""
+        if args and args[0] not in (*self.commands, "--help"):
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,7 +73,10 @@ app.command("compile")(compile_.compile_)
 app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
-app.command("bench")(bench.bench)
+measure = typer.Typer(cls=DefaultCommand, no_args_is_help=True, rich_markup_mode=None)
+measure.command("model")(bench.bench)
+measure.command("serve")(bench_serve.bench_serve)
+app.add_typer(measure, name="bench", help="Measure tokens per second of a model, or what clients see of a server.")
 app.command("profile")(profile.profile)
 app.command("devices")(devices.devices)
 app.command("conformance")(conformance.conformance)

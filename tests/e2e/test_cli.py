@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 COMMAND = [sys.executable, "-c", "from datong.cli import main; main()"]
 VERBS = (
-    "models", "import", "inspect", "verify", "quantize", "seal", "compile", "run", "chat", "serve", "bench", "profile",
-    "devices", "conformance", "doctor", "new-backend",
+    "models", "import", "inspect", "verify", "quantize", "seal", "compile", "run", "chat", "serve", "profile",
+    "devices", "conformance", "doctor", "new-backend", "bench",
 )  # fmt: skip
 
 
