@@ -29,7 +29,6 @@ from serve import Server, start_datong
 from datong.cli.bench_serve import made_up
 from datong.server.loadtest import Plan, post, run, summary
 
-
 LONG = 800  # tokens: 16 such answers take longer than it takes to kill a server
 
 

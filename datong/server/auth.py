@@ -1,6 +1,7 @@
 """API keys. The server keeps hashes only; a key is compared by its SHA-256, which is enough for random keys.
 
-A key file has one key per line: `sha256:<64 hex digits> [name]`; `#` starts a comment. Such a line is made by
+A key file has one key per line: `sha256:<64 hex digits> [name] [requests=N] [tokens=N] [concurrent=N]`, the limits per
+minute and at once (limits.py); `#` starts a comment. Such a line is made by
 
     key=sk-$(head -c 24 /dev/urandom | base64 | tr -d '+/=')
     echo "sha256:$(printf %s "$key" | sha256sum | cut -d' ' -f1) application-1" >> keys
@@ -18,15 +19,17 @@ from pathlib import Path
 from datong import env
 from datong.errors import DatongError
 from datong.server.errors import ApiError
+from datong.server.limits import Limits, Meter
 
-_LINE = re.compile(r"sha256:([0-9a-fA-F]{64})(?:\s+([\w.@-]{1,64}))?")
+_LINE = re.compile(r"sha256:([0-9a-fA-F]{64})(?:\s+([\w.@-]{1,64}))?((?:\s+(?:requests|tokens|concurrent)=\d{1,9})*)")
 
 
 class Keys:
     """Hash -> name. Empty: everybody may come in."""
 
-    def __init__(self, names: dict[str, str]) -> None:
+    def __init__(self, names: dict[str, str], limits: dict[str, Limits] | None = None) -> None:
         self._names = names
+        self._meters = {name: Meter(found) for name, found in (limits or {}).items() if found}
 
     def __bool__(self) -> bool:
         return bool(self._names)
@@ -34,15 +37,17 @@ class Keys:
     @classmethod
     def load(cls, file: Path | None) -> Keys:
         """From the file and the environment. Raises DatongError for a line that is no key."""
-        names: dict[str, str] = {}
-        if file is not None:
-            names |= _from_file(file)
+        names, limits = _from_file(file) if file is not None else ({}, {})
         for i, entry in enumerate(filter(None, map(str.strip, (env.API_KEYS.text() or "").split(",")))):
             name, equals, key = entry.partition("=")
             if not equals:
                 name, key = f"environment-{i + 1}", entry
             names[_hash(key)] = name
-        return cls(names)
+        return cls(names, limits)
+
+    def meter(self, name: str | None) -> Meter | None:
+        """Of a key that has limits."""
+        return self._meters.get(name or "")
 
     def name_of(self, authorization: str | None) -> str | None:
         """Whose key it is; None where no keys are needed. Raises ApiError 401."""
@@ -60,12 +65,13 @@ class Keys:
         return found
 
 
-def _from_file(file: Path) -> dict[str, str]:
+def _from_file(file: Path) -> tuple[dict[str, str], dict[str, Limits]]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatongError("api keys", f"`{file}` cannot be read: {error}") from None
     names: dict[str, str] = {}
+    limits: dict[str, Limits] = {}
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
@@ -74,13 +80,16 @@ def _from_file(file: Path) -> dict[str, str]:
         if match is None:
             raise DatongError(
                 "api keys",
-                f"`{file}` line {number} should be `sha256:<64 hex digits> [name]`, it is not",
+                f"`{file}` line {number} should be `sha256:<64 hex digits> [name] [requests=N …]`, it is not",
                 "printf %s KEY | sha256sum",
             )
-        names[match[1].lower()] = match[2] or f"key-{number}"
+        name = names[match[1].lower()] = match[2] or f"key-{number}"
+        limits[name] = Limits(
+            **{key: int(value) for key, _, value in (word.partition("=") for word in match[3].split())}
+        )
     if not names:
         raise DatongError("api keys", f"`{file}` should hold at least one key, it has none", "leave the option out")
-    return names
+    return names, limits
 
 
 def _hash(key: str) -> str:

@@ -88,6 +88,11 @@ class Context:
         if firsts:
             self.line["ttft_s"] = round(min(firsts), 4)
         self.line["finish"] = [result.finish_reason or "cancelled" for result in results]
+        if self.settings.log_prompts:
+            units = job.requests or job.scores
+            tokens = {tuple(unit.sequence.tokens[: unit.sequence.prompt_len or None]): None for unit in units}
+            self.line["prompts"] = [host.model.tokenizer.decode(list(one)) for one in tokens]
+            self.line["answers"] = [result.text for result in results]
         self.parts.metrics.job(host.name, job)
 
     @property

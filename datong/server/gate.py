@@ -12,6 +12,7 @@ from datong.server import page
 from datong.server.auth import Keys
 from datong.server.context import Context, Parts, new_id
 from datong.server.errors import ApiError, from_engine
+from datong.server.limits import Meter
 from datong.server.log import log, log_exception
 from datong.server.sse import ClientGone
 
@@ -42,12 +43,18 @@ class Gate:
             if scope["path"] not in OPEN:
                 authorization = headers.get(b"authorization")
                 context.key = self._keys.name_of(authorization.decode("latin-1") if authorization else None)
+                meter = self._keys.meter(context.key) if scope["method"] == "POST" else None
+                if meter is not None:
+                    meter.enter()
+                    answer.meter = meter
             await self._app(scope, receive, answer.send)
         except ClientGone:
             answer.status = GONE
         except Exception as error:
             await answer.fail(error, context)
         finally:
+            if answer.meter is not None:
+                answer.meter.leave(sum(int(context.line.get(f"{part}_tokens", 0)) for part in ("prompt", "completion")))
             context.release()
             self._note(scope, context, answer.status, time.monotonic() - begin)
 
@@ -74,12 +81,15 @@ class _Answer:
     def __init__(self, id_: str, send: Send) -> None:
         self._id, self._send = id_.encode(), send
         self.status, self._begun = GONE, False
+        self.meter: Meter | None = None  # of the key, once the request counts
 
     async def send(self, message: Message) -> None:
         """Pass on."""
         if message["type"] == "http.response.start":
             self.status, self._begun = message["status"], True
             message["headers"] = [*message.get("headers", []), (b"x-request-id", self._id)]
+            if self.meter is not None:
+                message["headers"] += [(k.encode(), v.encode()) for k, v in self.meter.headers().items()]
         await self._send(message)
 
     async def fail(self, error: Exception, context: Context) -> None:
