@@ -39,7 +39,8 @@ class Flagship:
     parameters: float
     per_token: int
     state_bytes: int = 0
-    fp8: bool = False
+    fp8: bool = False  # tiles of 128 x 128
+    mxfp8: bool = False  # 32 neighbours
 
 
 STEP35_LAYERS = 45
@@ -112,6 +113,24 @@ MODELS = {
                     + 58 * (257 * 3 * 7168 * 2048 + 256 * 7168) + 3 * 3 * 7168 * 18432 + 2 * 129280 * 7168) / 1e9,
         per_token=61 * (128 * 192 + 128 * 128),  # expanded; the latent would be 61 * 576
     ),
+    "MiniMax-M3 (bf16)": Flagship(
+        {"model_type": "minimax_m3_vl", "text_config": {
+            "model_type": "minimax_m3_vl_text", "hidden_size": 6144, "intermediate_size": 3072,
+            "num_hidden_layers": 60, "dense_intermediate_size": 12288, "shared_intermediate_size": 3072,
+            "n_shared_experts": 1, "num_attention_heads": 64, "num_key_value_heads": 4, "head_dim": 128,
+            "rotary_dim": 64, "rope_theta": 5e6, "max_position_embeddings": 524288, "vocab_size": 200064,
+            "rms_norm_eps": 1e-6, "num_local_experts": 128, "num_experts_per_tok": 4, "routed_scaling_factor": 2.0,
+            "scoring_func": "sigmoid", "hidden_act": "swigluoai", "use_routing_bias": True, "use_qk_norm": True,
+            "qk_norm_type": "per_head", "use_gemma_norm": True, "moe_layer_freq": [0] * 3 + [1] * 57,
+            "swiglu_alpha": 1.702, "swiglu_limit": 7.0,
+            "sparse_attention_config": {
+                "use_sparse_attention": True, "sparse_num_index_heads": 4, "sparse_index_dim": 128,
+                "sparse_block_size": 128, "sparse_topk_blocks": 16, "sparse_local_block": 1, "sparse_init_block": 0,
+                "sparse_score_type": "max", "sparse_attention_freq": [0] * 3 + [1] * 57}}},
+        parameters=(60 * 6144 * 128 * (64 + 64 + 4 + 4) + 57 * 6144 * 128 * (4 + 1) + 3 * 3 * 6144 * 12288
+                    + 57 * (129 * 3 * 6144 * 3072 + 128 * 6144) + 2 * 200064 * 6144) / 1e9,
+        per_token=60 * 2 * 4 * 128 + 57 * 128,  # keys and values, and one index key
+    ),
     "SenseNova-U1-A3B": Flagship(
         {"model_type": "neo_chat", "llm_config": {
             "model_type": "qwen3_moe", "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32,
@@ -128,6 +147,8 @@ MODELS = {
 
 for _name in ("MiniMax-M2", "DeepSeek-V3"):
     MODELS[f"{_name} (fp8)"] = replace(MODELS[f"{_name} (bf16)"], fp8=True)
+
+MODELS["MiniMax-M3 (mxfp8)"] = replace(MODELS["MiniMax-M3 (bf16)"], mxfp8=True)
 
 # Published in FP8: projections and experts; not router, norms, embedding, head and the eh_proj of speculation.
 IN_FP8 = re.compile(r".*(?<!eh)(_proj|_proj_with_mqa|\.w[123])\.weight")
@@ -168,6 +189,9 @@ def tensors(model: Flagship) -> dict[str, tuple[str, tuple[int, ...], int]]:
             tiles = tuple(-(-dim // 128) for dim in shape)
             found[name] = "F8_E4M3", shape, math.prod(shape)
             found[f"{name}_scale_inv"] = "F32", tiles, 4 * math.prod(tiles)
+        elif model.mxfp8 and IN_FP8.fullmatch(name):
+            found[name] = "F8_E4M3", shape, math.prod(shape)
+            found[f"{name}_scale_inv"] = "U8", (*shape[:-1], shape[-1] // 32), math.prod(shape) // 32
         else:
             found[name] = "BF16", shape, 2 * math.prod(shape)
     return found
@@ -186,7 +210,10 @@ def write(directory: Path, model: Flagship) -> int:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + at)
     fp8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
-    config = {**model.config, "quantization_config": fp8} if model.fp8 else model.config
+    mxfp8 = {"quant_method": "mxfp8", "activation_scheme": "dynamic", "weight_block_size": [1, 32]}
+    config = model.config
+    if model.fp8 or model.mxfp8:
+        config = {**model.config, "quantization_config": fp8 if model.fp8 else mxfp8}
     (directory / "config.json").write_text(json.dumps(config))
     return 8 + len(text) + at
 
