@@ -20,7 +20,8 @@ def serve(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Packages, Hugging Face directories, .gguf files or known names; all but the first load when asked.",
+            help="Packages, Hugging Face directories, .gguf files or known names, each perhaps with @DEVICE; all but "
+            "the first load when asked.",
             show_default=False,
         ),
     ],
@@ -113,19 +114,32 @@ def serve(
         "hidden": settings.embeddings,
     }
 
-    def opener(source: str) -> Opened:
+    def opener(source: str, where: str) -> Opened:
         asked: dict[str, Any] = {**given, **options_of(own or (), given)}
-        model = load(source, device, **asked)
+        model = load(source, where, **asked)
         return Opened(model, evidence(model))
 
-    first = open_model(models[0], device, own=own, **given)
-    name = name or first.package.manifest.model.name
-    opens = {name: partial(opener, models[0])}
-    for source in models[1:]:
-        known = resolve(source).manifest.model.name
+    source, where = _placed(models[0], device)
+    first = open_model(source, where, own=own, **given)
+    name = name or _name(first.package.manifest.model.name, models[0], where)
+    opens = {name: partial(opener, source, where)}
+    for text in models[1:]:
+        source, where = _placed(text, device)
+        known = _name(resolve(source).manifest.model.name, text, where)
         if known in opens:
             raise InvalidRequest("serve", f"two models are called `{known}`", "--name calls the first one differently")
-        opens[known] = partial(opener, source)
+        opens[known] = partial(opener, source, where)
     hosts = Hosts(opens, settings)
     hosts.add(name, Opened(first, evidence(first)))
     run(hosts, settings, lambda url: err.print(f"serving {', '.join(opens)} at {url}/v1", markup=False))
+
+
+def _placed(text: str, device: str) -> tuple[str, str]:
+    """`MODEL@DEVICE` -> both; a file of that very name is a model."""
+    source, at, where = text.rpartition("@")
+    return (text, device) if not at or not source or Path(text).exists() else (source, where)
+
+
+def _name(model: str, text: str, where: str) -> str:
+    """What clients call it: with the device where the command line named one for it."""
+    return f"{model}@{where}" if text.endswith(f"@{where}") else model

@@ -15,6 +15,7 @@ from datong.server.job import Job
 from datong.server.log import log_exception
 from datong.server.metrics import Metrics
 from datong.server.settings import Settings
+from datong.server.traces import Traces
 
 
 def new_id(kind: str) -> str:
@@ -30,6 +31,7 @@ class Parts:
     hosts: Hosts
     metrics: Metrics
     draining: bool = False
+    traces: Traces | None = None
 
 
 @dataclass(slots=True)

@@ -63,6 +63,9 @@ class Gate:
         context.parts.metrics.http(route, status)
         if route in OPEN or route == "/metrics":
             return
+        if (traces := context.parts.traces) is not None:
+            parent = dict(scope["headers"]).get(b"traceparent", b"").decode("latin-1")
+            traces.request(f"{scope['method']} {route}", context.id, status, seconds, context.line, parent)
         who = {} if context.key is None else {"key": context.key}
         log(
             "request",

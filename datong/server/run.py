@@ -19,6 +19,7 @@ from datong.server.hosts import Hosts
 from datong.server.log import log, set_up
 from datong.server.protocol import bounded
 from datong.server.settings import Settings
+from datong.server.traces import Traces
 
 BACKLOG = 2048  # connections that the kernel keeps for us
 IDLE_SECONDS = 30  # an unused connection is kept this long for the next request
@@ -67,6 +68,7 @@ def serve(hosts: Hosts, settings: Settings, started: Callable[[str], None] = lam
     keys = Keys.load(settings.api_keys)
     set_up()
     app, parts = build(hosts, settings, keys)
+    parts.traces = Traces.from_environment()
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -89,6 +91,10 @@ def serve(hosts: Hosts, settings: Settings, started: Callable[[str], None] = lam
     started(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
     server = DrainingServer(config, parts)
     log("started", host=host, port=port, models=hosts.names, keys=bool(keys))
-    server.run(sockets)
+    try:
+        server.run(sockets)
+    finally:
+        if parts.traces is not None:
+            parts.traces.close()
     if not server.started:
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,16 @@ def test_a_model_in_use_stays(serve: Any, packages: list[Path], size: int) -> No
 def test_two_of_one_name_are_refused(cli: Any, package: Path) -> None:
     ended = cli("serve", package, package)
     assert ended.code == 2 and "two models are called `tiny`" in ended.err
+
+
+def test_one_model_on_two_devices(serve: Callable[..., Any], package_template: Path) -> None:
+    live = serve(package_template, f"{package_template}@reference")
+    with live.client() as client:
+        assert [model.id for model in client.models.list()] == ["tiny", "tiny@reference"]
+        texts = [
+            client.completions.create(model=name, prompt="a b", max_tokens=4, temperature=0).choices[0].text
+            for name in ("tiny", "tiny@reference")
+        ]
+        cards = {model.id: model.model_extra for model in client.models.list()}
+    assert texts[0] == texts[1]
+    assert (cards["tiny"]["device"], cards["tiny@reference"]["device"]) == ("cpu", "reference")
