@@ -1,7 +1,8 @@
 """OpenTelemetry traces, where OTEL_EXPORTER_OTLP_ENDPOINT names a collector; needs the extra `otel`.
 
 One span per request, named by its route, and inside it where the time went: queue, prefill, decode. Spans are made when
-the request has ended, from what the log says of it, so that serving waits for nothing. A caller's `traceparent` goes on.
+the request has ended, from what the log says of it, so that serving waits for nothing. A caller's `traceparent`
+is continued.
 """
 
 from __future__ import annotations
