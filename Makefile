@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.c' -o -name CMakeLists.txt)
 
-.PHONY: demo test check test-python test-native test-arm fuzz docs bench clean
+.PHONY: npm demo test check test-python test-native test-arm fuzz docs bench clean
 
 demo: $(VENV)/.model
 	$(BIN)/datong inspect smollm2
@@ -17,6 +17,10 @@ test: $(VENV)/.test $(VENV)/.model build/vendor/.fetched
 	scripts/check
 	scripts/test-native
 	$(BIN)/python -m pytest -n auto -q
+
+# The official JavaScript client, for tests/e2e/server/test_js.py; without it those tests are skipped.
+npm:
+	cd tests/e2e/js && npm ci --silent --no-audit --no-fund
 
 check: $(VENV)/.test
 	scripts/check
