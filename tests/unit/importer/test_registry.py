@@ -265,3 +265,14 @@ def test_no_config_breaks_anything_but_the_import(name: str, changes: dict[str, 
         registry.build_model(golden(name) | changes, weights)
     except DatongError as error:
         assert "\n" not in error.message and len(error.message) < 400
+
+
+@pytest.mark.parametrize(("name", "lost"), [
+    ("qwen3_moe", "model.layers.1.mlp.experts.3.up_proj.weight"), ("minimax_m3_vl", "language_model.model.norm.weight"),
+    ("deepseek_v32", "model.layers.0.self_attn.indexer.k_norm.bias"),
+])  # fmt: skip
+def test_a_missing_tensor_is_named(name: str, lost: str) -> None:
+    weights = checkpoint.read_weights(GOLDENS / name)
+    del weights.weights[lost]
+    with pytest.raises(CheckpointError, match=f"`{lost}`"):
+        registry.build_model(golden(name), weights)
