@@ -15,6 +15,9 @@ namespace {
 // two steps. Shorter ones were no better on a busy machine: whoever sleeps at one barrier is late at the next. With more
 // threads than processors nobody spins: the one that is waited for needs the processor.
 constexpr int kSpins = 10000;
+// Every so many pauses, 20 microseconds, the processor is offered to others: a scheduler may have put the thread that is
+// waited for behind this one. With 16 clients on the server's own two cores: 450 tokens/s, 406 without, 425 every 64.
+constexpr int kOffer = 1000;
 
 void pause() {
 #if DATONG_X86
@@ -24,11 +27,16 @@ void pause() {
 #endif
 }
 
+void relax(int spin) {
+  if (spin % kOffer == kOffer - 1) std::this_thread::yield();
+  else pause();
+}
+
 // Wait until `value` differs from `old`.
 void wait_change(const std::atomic<uint32_t>& value, uint32_t old, int spins) {
   for (int i = 0; i < spins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
-    pause();
+    relax(i);
   }
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
@@ -89,7 +97,7 @@ void ThreadPool::run(const std::function<void(Team&)>& job) {
   job(team);
   for (int i = 0; i < spins_; ++i) {
     if (running_.load(std::memory_order_acquire) == 0) return;
-    pause();
+    relax(i);
   }
   for (int left; (left = running_.load(std::memory_order_acquire)) != 0;)
     running_.wait(left, std::memory_order_acquire);
