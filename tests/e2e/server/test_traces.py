@@ -49,7 +49,7 @@ def test_spans_of_a_request(
         "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
     }
     live = serve(package_template, env=env)
-    body = {"model": "tiny", "prompt": "a b c", "max_tokens": 6}
+    body = {"model": "tiny", "prompt": "a b c", "max_tokens": 6, "ignore_eos": True}
     assert live.post("/v1/completions", json=body, headers={"traceparent": PARENT}).status_code == 200
     assert live.stop() == 0
     spans: dict[str, Any] = {}
