@@ -8,22 +8,14 @@ breaks around them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from datong.engine.channels import ChannelReader
+from datong.engine.pieces import Kind, Piece, beginning
 from datong.engine.tool_calls import Calls, ToolCall
 from datong.spec.dialogue import Dialogue
 
-Kind = Literal["text", "reasoning", "call"]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of an answer. `call` is set when kind is `call`, `text` otherwise."""
-
-    kind: Kind
-    text: str = ""
-    call: ToolCall | None = None
+__all__ = ["DialogueReader", "Piece"]
 
 
 class DialogueReader:
@@ -38,6 +30,8 @@ class DialogueReader:
     def __init__(
         self, dialogue: Dialogue | None, tools: Sequence[Mapping[str, Any]] | None = None, prompt: str = ""
     ) -> None:
+        channels = dialogue.channels if dialogue else None
+        self._channels = ChannelReader(channels, bool(tools)) if channels else None
         self._reasoning = dialogue.reasoning if dialogue else None
         self._calls = Calls(dialogue.tools, tools) if dialogue and dialogue.tools and tools else None
         self._mode: Kind | Literal["bare"] = "text"
@@ -51,6 +45,8 @@ class DialogueReader:
 
     def push(self, text: str) -> list[Piece]:
         """What became certain with this text."""
+        if self._channels:
+            return self._channels.push(text)
         self._held += text
         while self._advance():
             pass
@@ -58,6 +54,8 @@ class DialogueReader:
 
     def finish(self) -> list[Piece]:
         """What was held back, at the end of the answer."""
+        if self._channels:
+            return self._channels.finish()
         if self._mode in ("call", "bare") and self._calls:
             for call in self._calls.finish(self._held):
                 self._give_call(call)
@@ -156,12 +154,3 @@ class DialogueReader:
     def _give_call(self, call: ToolCall) -> None:
         self._out.append(Piece("call", call=call))
         self._fresh, self._breaks = True, ""
-
-
-def beginning(text: str, marks: list[str]) -> int:
-    """Length of the longest end of `text` that is the beginning of a mark."""
-    longest = max((len(mark) for mark in marks), default=1) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-        if any(mark.startswith(text[-length:]) for mark in marks):
-            return length
-    return 0

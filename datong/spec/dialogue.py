@@ -58,15 +58,39 @@ class ToolCalls(_Strict, frozen=True):
     name: Marks | None = None  # around the function's name; an absent second one: the name ends where arguments begin
     fields: tuple[tuple[Mark, Mark], ...] = ()  # JSON with these keys holds name and arguments, tried in order
     pairs: Pairs | None = None  # None: the arguments are one JSON object
+    end: Mark = ""  # what models write after the arguments; a reader does without
+
+
+class Channels(_Strict, frozen=True):
+    """An answer of several messages, each with a header: `[start role] [recipient] channel name … message`, and a text.
+
+    `recipient` stands before the name of whom a message is for; one that begins with `functions` is a call, whose text
+    is a JSON object. `reasoning`: names of channels. `constrain`: a mark in headers that says the type of the text.
+    """
+
+    start: Annotated[str, Meta(min_length=1, max_length=128)]
+    channel: Annotated[str, Meta(min_length=1, max_length=128)]
+    message: Annotated[str, Meta(min_length=1, max_length=128)]
+    recipient: Annotated[str, Meta(min_length=1, max_length=128)]
+    functions: Annotated[str, Meta(min_length=1, max_length=128)]
+    ends: tuple[Mark, ...]
+    reasoning: tuple[Mark, ...] = ()
+    constrain: Mark = ""
 
 
 class Dialogue(_Strict, frozen=True):
-    """The whole description."""
+    """The whole description: reasoning and calls by their marks, or channels, which hold both."""
 
     name: Mark  # datong/importer/dialogue/data/<name>.toml
     source: str  # where the format is known from
     reasoning: Reasoning | None = None
     tools: ToolCalls | None = None
+    channels: Channels | None = None
+
+    @property
+    def calls(self) -> bool:
+        """Does the model have a form of tool calls?"""
+        return self.tools is not None or self.channels is not None
 
     def marks(self) -> list[str]:
         """Every mark that an answer may hold."""
@@ -77,12 +101,18 @@ class Dialogue(_Strict, frozen=True):
             tools, pairs = self.tools, self.tools.pairs
             found += [*tools.section, *tools.call, *tools.between, *(tools.name or ())]
             found += [*pairs.key, *pairs.value, *pairs.typed] if pairs else []
+        if form := self.channels:
+            found += [form.start, form.channel, form.message, *form.ends, form.constrain]
         return [mark for mark in dict.fromkeys(found) if mark]
 
 
 def problem(dialogue: Dialogue) -> str | None:
     """What is wrong with a description whose fields are each right; None: nothing."""
     tools = dialogue.tools
+    if dialogue.channels is not None and (tools is not None or dialogue.reasoning is not None):
+        return "`channels` hold reasoning and calls, `reasoning` and `tools` should be absent"
+    if dialogue.channels is not None and not all(dialogue.channels.ends):
+        return "`channels.ends` should have marks that are not empty"
     if tools is None:
         return None
     if not (tools.section[0] or tools.call[0] or tools.bare):
