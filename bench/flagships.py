@@ -111,7 +111,7 @@ MODELS = {
                           "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}},
         parameters=(61 * (7168 * 1536 + 1536 * 128 * 192 + 7168 * 576 + 512 * 128 * 256 + 128 * 128 * 7168)
                     + 58 * (257 * 3 * 7168 * 2048 + 256 * 7168) + 3 * 3 * 7168 * 18432 + 2 * 129280 * 7168) / 1e9,
-        per_token=61 * (128 * 192 + 128 * 128),  # expanded; the latent would be 61 * 576
+        per_token=61 * (512 + 64),
     ),
     "MiniMax-M3 (bf16)": Flagship(
         {"model_type": "minimax_m3_vl", "text_config": {

@@ -181,6 +181,11 @@ def _function(node: ir.Node, ins: Shapes) -> Shapes | None:
     if node.op_type == "SelectKeys":
         width = int_attr(node, "groups", 0) * int_attr(node, "top_k", 0)
         return [(*ins[0][:2], width), None] if ins[0] is not None and width else None
+    if node.op_type == "LatentAttention":
+        q, weight, heads, plain = ins[0], ins[3], int_attr(node, "num_heads", 0), int_attr(node, "plain", 0)
+        if q is None or weight is None or not heads or not isinstance(weight[0], int):
+            return None
+        return [(*q[:2], weight[0] - heads * plain), None]
     if node.op_type not in ("Attention", "SparseAttention"):
         return [ins[0], *([None] * (len(node.outputs) - 1))]
     q, v, heads, kv_heads = ins[0], ins[2], int_attr(node, "num_heads", 0), int_attr(node, "num_kv_heads", 0)

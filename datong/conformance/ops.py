@@ -21,6 +21,7 @@ from datong.backends.reference import ReferenceBackend
 from datong.conformance.build import PartBuilder
 from datong.conformance.parts import BUILDERS as PLAIN
 from datong.conformance.parts import Scene
+from datong.conformance.parts_latent import BUILDERS as LATENT
 from datong.conformance.parts_sparse import BUILDERS as CHOOSING
 from datong.conformance.parts_state import BUILDERS as STATEFUL
 from datong.errors import DatongError
@@ -29,7 +30,7 @@ from datong.spec.ops import OPS
 from datong.spec.program import Part
 from datong.spec.tolerance import Report, compare
 
-BUILDERS = {**PLAIN, **STATEFUL, **CHOOSING}
+BUILDERS = {**PLAIN, **STATEFUL, **CHOOSING, **LATENT}
 
 
 @dataclass(frozen=True)

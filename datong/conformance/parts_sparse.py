@@ -32,7 +32,7 @@ def _select_keys(b: PartBuilder, p: Params) -> Scene:
     attrs |= {"block": p["block"], "local": p["local"], "scale": 0.25, "kind": p["kind"]}
     b.node("select_keys", inputs, [("chosen", (TOKENS, groups * p["top_k"]))], attrs)
     b.caches += caches_of(b.nodes[0], b.values)
-    sequences, counts = _sequences(p)
+    sequences, counts = sequences_of(p)
 
     def values(tokens: int, width: int) -> Array:
         return b.rng.integers(-3, 4, (tokens, width)).astype(np.float32)
@@ -48,7 +48,7 @@ def _sparse_attention(b: PartBuilder, p: Params) -> Scene:
     attrs: dict[str, Attr] = {"layer": 3, "num_heads": hq, "num_kv_heads": hkv, "groups": groups, "block": block}
     b.node("sparse_attention", inputs, [("y", (TOKENS, hq * dv))], attrs | {"scale": dk**-0.5})
     b.caches += caches_of(b.nodes[0], b.values)
-    sequences, counts = _sequences(p)
+    sequences, counts = sequences_of(p)
     steps = [[range(past) for past, _ in sequences]] if len(counts) > 1 else []
     steps.append([range(past, past + new) for past, new in sequences])
     arrays = []
@@ -69,7 +69,7 @@ def _choice(b: PartBuilder, own: int, groups: int, top_k: int) -> Array:
     return found.reshape(-1)
 
 
-def _sequences(p: Params) -> tuple[list[tuple[int, int]], list[int]]:
+def sequences_of(p: Params) -> tuple[list[tuple[int, int]], list[int]]:
     """(past, new) of each, and how many tokens each step has."""
     sequences = [(past, new) for past, new in p["sequences"]]
     return sequences, [n for n in (sum(past for past, _ in sequences),) if n] + [sum(new for _, new in sequences)]

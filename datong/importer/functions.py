@@ -8,6 +8,7 @@ attributes. Whoever knows the function (our compiler, a vendor's) reads the attr
     Attention(q, k, v, past_key, past_value, sinks, slopes) -> y, present_key, present_value            spec `attention`
     CausalConv, GatedDelta, LinearAttention                                                       functions_state.py
     SelectKeys, SparseAttention                                                                  functions_sparse.py
+    LatentAttention                                                                              functions_latent.py
     DequantizeTiles                                                                               functions_tiles.py
 
 Weights come as f32, `[E, out, in]`; x `[batch, seq, n]`. The body of MoE runs every expert on every token.
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from datong.importer import functions_latent as latent
 from datong.importer import functions_sparse as sparse
 from datong.importer import functions_state as state
 from datong.importer import functions_tiles as tiles
@@ -206,6 +208,9 @@ KNOWN: dict[str, Known] = {
         sparse.SPARSE_INPUTS,
         {"num_heads": int, "num_kv_heads": int, "groups": int, "block": int, "scale": float},
         sparse.sparse_attention,
+    ),
+    "LatentAttention": Known(
+        latent.LATENT_INPUTS, {"num_heads": int, "plain": int, "scale": float}, latent.latent_attention
     ),
     "GLU": Known(GLU_INPUTS, _KIND, glu),
     "MoE": Known(

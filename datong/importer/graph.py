@@ -337,8 +337,10 @@ class GraphBuilder:
         attributes: dict[str, Any],
         name: str,
     ) -> ir.Value:
-        """Call a function of functions_sparse.py with its own cache, of kind full or index: [batch, seq, width]."""
-        halves = {"index": spec.key_dim} if spec.kind == "index" else {"key": spec.key_dim, "value": spec.value_dim}
+        """Call a function with its own cache, of kind full, latent or index: [batch, seq, width]."""
+        halves = {"index" if spec.kind == "index" else "key": spec.key_dim}
+        if spec.kind == "full":
+            halves["value"] = spec.value_dim
         pasts = [
             self.input(f"past_key_values.{spec.layer}.{half}", F32, ("batch", spec.kv_heads, "past", dim))
             for half, dim in halves.items()

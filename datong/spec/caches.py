@@ -35,8 +35,6 @@ def _int(node: Node, name: str) -> int:
 def _attention(node: Node, values: Values) -> tuple[CacheSpec, ...]:
     layer, heads, window = (_int(node, name) for name in ("layer", "num_kv_heads", "window"))
     key = _width(node, values, 1, heads)
-    if not node.inputs[2]:
-        return (CacheSpec(layer, "latent", heads, key, _int(node, "value_dim"), window),)
     return (CacheSpec(layer, "window" if window else "full", heads, key, _width(node, values, 2, heads), window),)
 
 
@@ -64,8 +62,14 @@ def _sparse_attention(node: Node, values: Values) -> tuple[CacheSpec, ...]:
     return (CacheSpec(layer, "full", heads, _width(node, values, 1, heads), _width(node, values, 2, heads)),)
 
 
+def _latent_attention(node: Node, values: Values) -> tuple[CacheSpec, ...]:
+    latent, rope = (_width(node, values, place, 1) for place in (1, 2))
+    return (CacheSpec(_int(node, "layer"), "latent", 1, latent + rope, latent),)
+
+
 CACHES_OF: dict[str, Callable[[Node, Values], tuple[CacheSpec, ...]]] = {
     "attention": _attention,
+    "latent_attention": _latent_attention,
     "causal_conv": _causal_conv,
     "gated_delta": _gated_delta,
     "linear_attention": _linear_attention,

@@ -352,6 +352,11 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         (lambda b, a: a["kind"] in ("plain", "relu"), "kind should be plain or relu"),
         *_STATE,
     ),
+    "latent_attention": (
+        (lambda b, a: _int(b, "D") == _int(b, "P") + _int(b, "Dr"), "D should be P + Dr"),
+        (lambda b, a: _int(b, "E") == _int(b, "P") + _int(b, "Dv"), "E should be P + Dv"),
+        *_STATE,
+    ),
     "sparse_attention": (
         (lambda b, a: _int(b, "Hq") % _int(b, "Hkv") == 0, "Hkv should divide Hq"),
         (lambda b, a: _int(b, "Hkv") % _int(b, "G") == 0, "G should divide Hkv"),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from datong.spec.program import Step
 from datong.spec.reference_formats import dequantise as dequantise
 from datong.spec.reference_formats import unpack_nibbles as unpack_nibbles
+from datong.spec.reference_latent import latent_attention
 from datong.spec.reference_sparse import CHOOSING
 from datong.spec.reference_state import ALL as WITH_STATE
 
@@ -338,7 +339,7 @@ def linear_add(x: Array, weight: Array, residual: Array, bias: Array | None = No
 
 _ALL = (
     *(embedding, linear, rms_norm, rope_table, rope, attention, glu, add, mul, sigmoid, scale, scale_groups, moe),
-    *(slice_, concat, take_rows, *WITH_STATE, *CHOOSING),
+    *(slice_, concat, take_rows, *WITH_STATE, *CHOOSING, latent_attention),
     *(add_rms_norm, linear_multi, linear_glu, linear_add),
 )
 FUNCTIONS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {f.__name__.rstrip("_"): f for f in _ALL}

@@ -32,7 +32,18 @@ inline Vec load(const float* p) {
   return v;
 }
 inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
-inline Vec splat(float f) { return Vec{} + f; }
+// `Vec{} + f` would be an addition: 0 + -0 is 0.
+inline Vec splat(float f) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_set1_ps(f);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_set1_ps(f);
+#elif defined(__aarch64__)
+  return (Vec)vdupq_n_f32(f);
+#else
+  return Vec{f, f, f, f};
+#endif
+}
 inline VecI splat_int(int32_t i) { return VecI{} + i; }
 inline Vec as_float(VecI v) { return reinterpret_cast<Vec>(v); }
 inline VecI as_int(Vec v) { return reinterpret_cast<VecI>(v); }

@@ -14,7 +14,7 @@ int64_t key_block_bytes(const CacheSpec& s, CacheType type) {
 }
 
 int64_t value_block_bytes(const CacheSpec& s, CacheType type) {
-  return s.kv_heads * padded_value_dim(s.value_dim) * kBlockSize * cache_type_bytes(type);
+  return s.kv_heads * padded_value_dim(s.kept_values()) * kBlockSize * cache_type_bytes(type);
 }
 
 long long number(int64_t n) { return static_cast<long long>(n); }
@@ -68,7 +68,7 @@ Cache::Cache(const std::vector<CacheSpec>& specs, CacheType type, CacheSize size
   }
   uint8_t* at = memory_;
   for (const CacheSpec& s : specs) {
-    CacheLayer layer{at, nullptr, type, s.kv_heads, s.key_dim, s.value_dim, padded_value_dim(s.value_dim)};
+    CacheLayer layer{at, nullptr, type, s.kv_heads, s.key_dim, s.value_dim, padded_value_dim(s.kept_values())};
     states_.push_back(s.is_state() ? reinterpret_cast<float*>(at) : nullptr);
     if (s.is_state()) {
       layer.keys = nullptr;

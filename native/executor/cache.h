@@ -11,14 +11,15 @@
 namespace datong {
 
 // datong/spec/program.py, CacheSpec. `tokens`: keys and values, of the last `window` tokens where that is not 0.
-// `index`: keys alone, value_dim is 0.
-enum class CacheKind { tokens = 0, index = 2, recurrent = 3, conv = 4 };  // numbers of dt_cache_kind
+// `latent`: rows of key_dim, whose first value_dim channels are the values as well. `index`: keys alone, value_dim is 0.
+enum class CacheKind { tokens = 0, latent = 1, index = 2, recurrent = 3, conv = 4 };  // numbers of dt_cache_kind
 
 struct CacheSpec {
   int64_t layer, kv_heads, key_dim, value_dim, window;  // window in tokens; 0: unlimited
   CacheKind kind = CacheKind::tokens;
   bool operator==(const CacheSpec&) const = default;
   bool is_state() const { return kind == CacheKind::recurrent || kind == CacheKind::conv; }
+  int64_t kept_values() const { return kind == CacheKind::latent ? 0 : value_dim; }
   bool is_window() const { return !is_state() && window > 0; }
 };
 

@@ -22,6 +22,7 @@ constexpr Operator kOperators[] = {
     {"linear_attention", make_linear_attention},
     {"select_keys", make_select_keys},
     {"sparse_attention", make_sparse_attention},
+    {"latent_attention", make_latent_attention},
     {"layer_norm", make_layer_norm},
     {"glu", make_glu},
     {"add", make_elementwise},

@@ -88,7 +88,7 @@ void Program::read_caches(const dt_part& part) {
     const dt_cache_spec& c = item(part.caches, i);
     constexpr int32_t kMost = 1 << 16;
     const int32_t kind = c.struct_size >= offsetof(dt_cache_spec, kind) + sizeof c.kind ? c.kind : DT_CACHE_TOKENS;
-    if (kind != DT_CACHE_TOKENS && kind != DT_CACHE_INDEX && kind != DT_CACHE_RECURRENT && kind != DT_CACHE_CONV)
+    if (kind != DT_CACHE_TOKENS && kind != DT_CACHE_LATENT && kind != DT_CACHE_INDEX && kind != DT_CACHE_RECURRENT && kind != DT_CACHE_CONV)
       throw Error(DT_UNSUPPORTED, text("[cpu] the cache of layer %d is of kind %d, which this backend does not keep", c.layer, kind));
     // a convolution over one token keeps nothing; an index has keys alone
     const int32_t least = kind == DT_CACHE_CONV || kind == DT_CACHE_INDEX ? 0 : 1;

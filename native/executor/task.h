@@ -105,6 +105,7 @@ std::unique_ptr<Task> make_linear_attention(const NodeView&, const BuildContext&
 std::unique_ptr<Task> make_select_keys(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_sparse_attention(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_layer_norm(const NodeView&, const BuildContext&);
+std::unique_ptr<Task> make_latent_attention(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_glu(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_elementwise(const NodeView&, const BuildContext&);
 std::unique_ptr<Task> make_slice(const NodeView&, const BuildContext&);

@@ -28,7 +28,7 @@ class ReferenceCache:
     """What every layer keeps; B is the number of blocks, or of window blocks where those are apart.
 
     keys[layer]          [B, kv_heads, BLOCK_SIZE, key_dim] of kinds full, window, latent
-    values[layer]        [B, kv_heads, BLOCK_SIZE, value_dim]; of latent a view of the keys
+    values[layer]        [B, kv_heads, BLOCK_SIZE, value_dim] of kinds full, window
     index[layer]         [B, kv_heads, BLOCK_SIZE, key_dim]
     states[layer, kind]  [states, kv_heads, key_dim, value_dim] f32 of kinds recurrent and conv
 
@@ -72,9 +72,7 @@ class ReferenceCache:
             self.index[s.layer] = made
             return
         self.keys[s.layer] = made
-        if s.kind == "latent":
-            self.values[s.layer] = made[..., : s.value_dim]
-        else:
+        if s.kind != "latent":
             self.values[s.layer] = np.zeros((*made.shape[:3], s.value_dim), dtype)
 
     def operands(self, spec: CacheSpec, step: Step) -> dict[str, Any]:
@@ -85,6 +83,8 @@ class ReferenceCache:
         own = step if found is step.block_tables else replace(step, block_tables=found)
         if spec.kind not in KEYS:
             return {"step": own, "index_cache": self.index[spec.layer]}
+        if spec.kind == "latent":
+            return {"step": own, "key_cache": self.keys[spec.layer]}
         return {"step": own, "key_cache": self.keys[spec.layer], "value_cache": self.values[spec.layer]}
 
     def copy_block(self, source: int, target: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datong.backends.template.kernels_latent import latent_attention
 from datong.backends.template.kernels_sparse import layer_norm, select_keys, sparse_attention
 from datong.backends.template.kernels_state import causal_conv, gated_delta, linear_attention
 from datong.errors import DeviceError
@@ -246,6 +247,7 @@ KERNELS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {
     "linear_attention": linear_attention,
     "select_keys": select_keys,
     "sparse_attention": sparse_attention,
+    "latent_attention": latent_attention,
     "layer_norm": layer_norm,
     "slice": slice_,
     "concat": concat,

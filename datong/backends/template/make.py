@@ -52,7 +52,14 @@ def _python(name: str, project: Path) -> None:
     _copy(HERE / "project", project, name)
     package = project / f"datong_{name}"
     package.mkdir()
-    for file in ("__init__.py", "backend.py", "kernels.py", "kernels_state.py", "kernels_sparse.py"):
+    for file in (
+        "__init__.py",
+        "backend.py",
+        "kernels.py",
+        "kernels_state.py",
+        "kernels_sparse.py",
+        "kernels_latent.py",
+    ):
         _copy(HERE / file, package / file, name)
 
 

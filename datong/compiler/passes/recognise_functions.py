@@ -8,7 +8,8 @@ Rules:
   4. CausalConv, GatedDelta, LinearAttention, their last input `past_state.N.…` and their second output
      `present_state.N.…` and nobody else's, their parameters weights or inline vectors  ->  causal_conv, gated_delta,
      linear_attention, layer N.
-  5. SelectKeys, SparseAttention  ->  select_keys, sparse_attention (recognise_sparse.py).
+  5. SelectKeys, SparseAttention  ->  select_keys, sparse_attention (recognise_sparse.py);
+  6. LatentAttention  ->  latent_attention (recognise_latent.py).
 A stack [E, out, in] is: a plain initializer in a file (or its Cast); that, Transposed by [0, 2, 1] (swapped); or
 Reshape(Concat(E bound matrices [out, in], axis 0), [E, out, in]).
 Ensures: every such call left has a note.
@@ -23,7 +24,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from datong.compiler import match
-from datong.compiler.passes import recognise_sparse, recognise_state
+from datong.compiler.passes import recognise_latent, recognise_sparse, recognise_state
 from datong.compiler.passes.recognise_attention import take_caches
 from datong.importer.body import DOMAIN
 from datong.importer.functions import KNOWN
@@ -131,5 +132,5 @@ RULES: dict[str, Callable[[ir.Graph, ir.Node], str]] = {
     "MoE": _moe,
     "Attention": _attention,
     **recognise_state.RULES,
-    **{name: _with_attributes(rule) for name, rule in recognise_sparse.RULES.items()},
+    **{name: _with_attributes(rule) for name, rule in (recognise_sparse.RULES | recognise_latent.RULES).items()},
 }

@@ -1,4 +1,4 @@
-"""`deepseek_v3`: DeepSeek-V3, V3.1 and R1, with latent attention in its expanded form (latent.py: no latent cache yet).
+"""`deepseek_v3`: DeepSeek-V3, V3.1 and R1, with latent attention.
 
 Traps, each has been got wrong before:
 - only the rope part of a head turns, neighbours against each other, and all heads share the key's.

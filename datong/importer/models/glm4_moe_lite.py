@@ -1,4 +1,4 @@
-"""`glm4_moe_lite`: GLM-4.7-Flash: DeepSeek-V3's layers with other sizes (latent.py: no latent cache yet).
+"""`glm4_moe_lite`: GLM-4.7-Flash: DeepSeek-V3's layers with other sizes.
 
 Traps, each has been got wrong before:
 - a head of v (256) is as wide as the whole of a head of q and k, not as its plain part.

@@ -71,19 +71,23 @@ def attention_block(
             return _residual(b, layer.attn_residual, x, h, recurrent.mix(b, d, layer.mixer, prefix, h))
         gate: ir.Value | None = None
         narrow: ir.Value | None = None
-        if d.latent is not None and table is not None:
-            q, k, v, narrow = latent.qkv(b, d, d.latent, layer.heads, f"{prefix}{n.attn}", h, table)
+        attn = f"{prefix}{n.attn}"
+        if d.latent is not None and table is not None and layer.sparse is None:
+            y = latent.attend(b, d, d.latent, layer.heads, attn, h, table)
         else:
-            q, k, v, gate = _turned_qkv(b, d, layer, prefix, h, table)
-        if layer.sparse is not None and table is not None:
-            chosen = sparse.choose(b, d, layer.sparse, f"{prefix}{n.attn}", h, narrow, table)
-            y = sparse.attend(b, d, layer, layer.sparse, (q, k, v), chosen)
-        else:
-            y = b.attention(
-                q, k, v, layer.heads, layer.kv_heads, layer.window, "attention",
-                scale=d.attn_scale or None, sinks=f"{prefix}{n.attn}{n.sinks}" if n.sinks else "",
-                slopes=np.array(d.slopes, np.float32) if d.slopes else None, bias=d.bias,
-            )  # fmt: skip
+            if d.latent is not None and table is not None:
+                q, k, v, narrow = latent.qkv(b, d, d.latent, layer.heads, attn, h, table)
+            else:
+                q, k, v, gate = _turned_qkv(b, d, layer, prefix, h, table)
+            if layer.sparse is not None and table is not None:
+                chosen = sparse.choose(b, d, layer.sparse, attn, h, narrow, table)
+                y = sparse.attend(b, d, layer, layer.sparse, (q, k, v), chosen)
+            else:
+                y = b.attention(
+                    q, k, v, layer.heads, layer.kv_heads, layer.window, "attention",
+                    scale=d.attn_scale or None, sinks=f"{attn}{n.sinks}" if n.sinks else "",
+                    slopes=np.array(d.slopes, np.float32) if d.slopes else None, bias=d.bias,
+                )  # fmt: skip
         if n.gate_heads:
             per_head = b.linear(h, f"{prefix}{n.attn}{n.gate_heads}.weight", layer.heads, "gate_proj")
             y = b.scale_groups(y, b.sigmoid(per_head, "gate"), "gated")

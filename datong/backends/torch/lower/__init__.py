@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from datong.backends.torch.builder import Builder, call
 from datong.backends.torch.fused import bindings_for
-from datong.backends.torch.lower import attention, elementwise, experts, linear, norm, rope, rows, sparse, state
+from datong.backends.torch.lower import attention, elementwise, experts, latent, linear, norm, rope, rows, sparse, state
 from datong.backends.torch.target import Target
 from datong.spec.program import Node, Value
 
@@ -49,6 +49,10 @@ LOWER: dict[str, Lowering] = {
     "sparse_attention": Lowering(
         sparse.sparse_attention,
         ("aten::scaled_dot_product_attention", "aten::scatter", "aten::index_select", "aten::repeat_interleave"),
+    ),
+    "latent_attention": Lowering(
+        latent.latent_attention,
+        ("aten::scaled_dot_product_attention", "aten::matmul", "aten::cat", "aten::index_select"),
     ),
     "layer_norm": Lowering(sparse.layer_norm, ("aten::layer_norm",)),
     "glu": Lowering(elementwise.glu, ("aten::silu", "aten::mul_")),

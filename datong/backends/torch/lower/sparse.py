@@ -71,9 +71,9 @@ def select_keys(node: Node, builder: Builder) -> str:
             rows = row + count * new
             own = [x.narrow(0, row, count * new).view(count, new, -1).to(torch.float32) for x in (q, *rest)]
             keys = INDEX.gather(cache, batch.block_tables.narrow(0, first, count))[:, 0].to(torch.float32)
-            places, wide = _places(frame, first, count, new), batch.slots.dtype is torch.int64
+            places, wide = places_of(frame, first, count, new), batch.slots.dtype is torch.int64
             results.append(choose(own[0], keys, own[1] if rest else None, places, wide).flatten(0, 1))
-        frame.registers[target] = _filled(results, frame.tokens - rows, groups * top, torch.float32)
+        frame.registers[target] = filled(results, frame.tokens - rows, groups * top, torch.float32)
 
     builder.emit(run)
     return "torch matmul, sort"
@@ -122,11 +122,11 @@ def sparse_attention(node: Node, builder: Builder) -> str:
             )  # [B, Hq, total, D]
             own = q.narrow(0, row, count * new).view(count, new, heads, -1).transpose(1, 2)
             picked = chosen.narrow(0, row, count * new).view(count, new, -1)
-            places, wide = _places(frame, first, count, new), batch.slots.dtype is torch.int64
+            places, wide = places_of(frame, first, count, new), batch.slots.dtype is torch.int64
             mask = seen(picked, every.shape[2], places, wide)
             y = functional.scaled_dot_product_attention(own, every, each, mask, scale=scale)
             results.append(y.transpose(1, 2).reshape(count * new, -1))
-        frame.registers[target] = _filled(results, frame.tokens - rows, width, q.dtype)
+        frame.registers[target] = filled(results, frame.tokens - rows, width, q.dtype)
 
     builder.emit(run)
     return "torch scaled_dot_product_attention, masked"
@@ -151,7 +151,7 @@ def _best_by_comparing(score: Tensor, many: int, numbers: Tensor) -> Tensor:
     return found.masked_fill(at.to(torch.float32).sum(4) == 0, NOWHERE)
 
 
-def _places(frame: Frame, first: int, count: int, new: int) -> Tensor:
+def places_of(frame: Frame, first: int, count: int, new: int) -> Tensor:
     """Places of the new tokens in their sequences, [B, n, 1] i32."""
     assert frame.whole is not None
     lens = frame.whole.context_lens.narrow(0, first, count)
@@ -159,7 +159,7 @@ def _places(frame: Frame, first: int, count: int, new: int) -> Tensor:
     return (lens[:, None] - 1 - back)[:, :, None]
 
 
-def _filled(results: list[Tensor], padding: int, width: int, dtype: torch.dtype) -> Tensor:
+def filled(results: list[Tensor], padding: int, width: int, dtype: torch.dtype) -> Tensor:
     """All rows, zeros for padding."""
     if padding:
         results.append(torch.zeros((padding, width), dtype=dtype, device=results[0].device))

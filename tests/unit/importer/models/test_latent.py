@@ -39,7 +39,8 @@ def test_latent_goldens_are_accounted_for(name: str) -> None:
     weights = checkpoint.read_weights(GOLDENS / name)
     built = registry.build_model(golden(name), weights)
     assert weights.taken == set(weights.weights) and not weights.ignored
-    assert [(c.kv_heads, c.key_dim, c.value_dim) for c in built.caches] == [(4, 24, 16)] * 3  # expanded
+    assert [(c.kv_heads, c.key_dim, c.value_dim) for c in built.caches] == [(1, 32 + 8, 32)] * 3
+    assert {c.kind for c in built.caches} == {"latent"}
 
 
 @pytest.mark.parametrize(("family", "sizes"), [("deepseek_v3", (1536, 512, 128, 64, 128)),

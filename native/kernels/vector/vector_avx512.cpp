@@ -1,0 +1,3 @@
+#include "kernels/vector/vector_simd.h"
+
+DATONG_VECTOR_BODIES(avx512)
