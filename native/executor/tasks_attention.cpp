@@ -3,7 +3,10 @@
 // The work is cut into items: (sequence, K/V head, tile of query rows), where the rows of a K/V head are its query
 // heads for all new tokens of the sequence: K and V are read once for all of them. Items go round robin to the threads;
 // neighbours cost the same. Decoding few long sequences gives fewer items than threads: then each item's keys are cut
-// into pieces, whose results are merged after a barrier.
+// into parts, whose results are merged after a barrier.
+//
+// Whatever the cut, the same numbers are added in the same order (ADR 0027): keys are taken in pieces of kPiece, which are
+// merged as the leaves of a binary tree over the whole sequence; a part is a subtree.
 #include <algorithm>
 #include <cmath>
 
@@ -15,11 +18,30 @@
 namespace datong {
 namespace {
 
-constexpr int64_t kLeastPiece = 256;  // keys; below, the barrier costs more than the cut saves
+constexpr int64_t kLeastCut = 2 * kPiece;  // keys; below, the barrier costs more than the cut saves
+constexpr int64_t kDepth = 24;             // of the tree: kPiece << 23 is the largest position
 
 struct Item {
-  int64_t sequence, head, tile, piece;
+  int64_t sequence, head, tile;
 };
+
+// Leaves [low, high) of the tree below the node that holds [first, first + count): leaf(i, depth) gives the result of one,
+// where at most `depth` others are kept meanwhile; merge(left, right) adds the right one to the left one.
+template <class Leaf, class Merge>
+float* fold(int64_t first, int64_t count, int64_t low, int64_t high, int64_t depth, const Leaf& leaf, const Merge& merge) {
+  if (count == 1) return leaf(first, depth);
+  const int64_t half = count / 2, middle = first + half;
+  if (low >= middle) return fold(middle, half, low, high, depth, leaf, merge);
+  float* left = fold(first, half, low, high, depth, leaf, merge);
+  if (high > middle) merge(left, fold(middle, half, low, high, depth + 1, leaf, merge));
+  return left;
+}
+
+constexpr int64_t power_of_two(int64_t at_least) {
+  int64_t n = 1;
+  while (n < at_least) n *= 2;
+  return n;
+}
 
 class Attention : public Task {
  public:
@@ -55,7 +77,8 @@ class Attention : public Task {
 
   Scratch scratch(int64_t tokens, int64_t, int threads) const override {
     if (tokens == 0) return {};
-    return {partial_floats() * static_cast<size_t>(max_partials(threads)) * 4, (partial_floats() + query_floats()) * 4};
+    return {partial_floats() * static_cast<size_t>(max_partials(threads)) * 4,
+            (partial_floats() * static_cast<size_t>(kDepth) + query_floats()) * 4};
   }
 
   void run(const Run& run, Team& team) const override {
@@ -67,32 +90,45 @@ class Attention : public Task {
       store(run, layer, share, 0);
       team.barrier();
     }
+    float* own = reinterpret_cast<float*>(run.own[team.index()]);
     int64_t i = 0;
     for (int64_t s = 0; s < run.sequences; ++s)
       for (int64_t h = 0; h < heads_; ++h)
-        for (int64_t tile = 0; tile < tiles(run, s); ++tile)
-          for (int64_t piece = 0; piece < plan.pieces; ++piece, ++i) {
-            if (i % team.size() != team.index()) continue;
-            float* own = reinterpret_cast<float*>(run.own[team.index()]);
-            float* partial =
-                plan.pieces > 1 ? reinterpret_cast<float*>(run.shared) + i * partial_floats() : own + query_floats();
+        for (int64_t tile = 0; tile < tiles(run, s); ++tile, ++i)
+          for (int64_t part = 0; part < plan.parts; ++part) {
+            if ((i + part) % team.size() != team.index()) continue;
             const int64_t own_row = run.query_starts[s] * heads_ + h;
             if (plan.store_inside) store(run, layer, {own_row, own_row + 1}, s);
-            attend(run, layer, {s, h, tile, piece}, plan.pieces, own, partial);
-            if (plan.pieces == 1) finish(run, {s, h, tile, 0}, partial);
+            const Item item{s, h, tile};
+            if (plan.parts == 1) {
+              finish(run, item, attend(run, layer, item, 0, 0, own));
+            } else {
+              const float* result = attend(run, layer, item, plan.size, part, own);
+              if (result) std::copy_n(result, partial_floats(), shared_partial(run, i * plan.parts + part));
+            }
           }
-    if (plan.pieces > 1) merge(run, team, plan.pieces);
+    if (plan.parts > 1) merge(run, team, plan);
   }
 
  private:
   struct Plan {
-    int64_t pieces;
+    int64_t parts;      // of each item's keys
+    int64_t size;       // of a part in pieces, a power of two
     bool store_inside;  // each item puts its own token into the cache: no barrier
   };
+  // Keys that the rows of an item see, in pieces.
+  struct Pieces {
+    int64_t low, high;
+    int64_t first_part(int64_t size) const { return low / size; }
+    int64_t end_part(int64_t size) const { return (high + size - 1) / size; }
+  };
 
-  static int64_t max_partials(int threads) { return 4 * threads; }
+  static int64_t max_partials(int threads) { return 16 * threads; }
   size_t query_floats() const { return static_cast<size_t>((kMaxRows * dim_ + 15) / 16 * 16); }
   size_t partial_floats() const { return static_cast<size_t>(kMaxRows * pad_ + 2 * kMaxRows); }
+  float* shared_partial(const Run& run, int64_t i) const {
+    return reinterpret_cast<float*>(run.shared) + static_cast<size_t>(i) * partial_floats();
+  }
 
   void set_bias(const NodeView& node, const Value& slopes) {
     const std::string bias = node.word_or("bias", "none");
@@ -129,13 +165,14 @@ class Attention : public Task {
       items += heads_ * tiles(run, s);
       single = single && new_tokens(run, s) == 1;
       const int64_t context = run.context_lens[s];
-      longest = std::max(longest, window_ ? std::min(context, window_) : context);
+      longest = std::max(longest, window_ ? std::min(context, window_ + kMaxRows - 1) : context);
     }
-    Plan plan{1, single && group_ <= kMaxRows};
-    if (items && items < 2 * threads && threads > 1) {
-      plan.pieces = std::max<int64_t>(1, std::min((2 * threads + items - 1) / items, longest / kLeastPiece));
-      if (plan.pieces > 1) plan.store_inside = false;
-    }
+    Plan plan{1, 1, single && group_ <= kMaxRows};
+    if (items == 0 || items >= 2 * threads || threads == 1 || longest < kLeastCut) return plan;
+    const auto parts = [&] { return longest / (plan.size * kPiece) + 2; };  // both ends may be inside a part
+    while (items * parts() > max_partials(threads) && plan.size * kPiece < longest) plan.size *= 2;
+    if (items * parts() <= max_partials(threads)) plan.parts = parts();
+    if (plan.parts > 1) plan.store_inside = false;
     return plan;
   }
 
@@ -151,37 +188,68 @@ class Attention : public Task {
     }
   }
 
-  void attend(const Run& run, const CacheLayer& layer, const Item& item, int64_t pieces, float* queries,
-              float* partial) const {
-    const int64_t s = item.sequence, first_token = run.query_starts[s], n = new_tokens(run, s);
-    const int64_t context = run.context_lens[s];
+  int rows_of(const Run& run, const Item& item) const {
+    return static_cast<int>(std::min<int64_t>(kMaxRows, new_tokens(run, item.sequence) * group_ - item.tile * kMaxRows));
+  }
+
+  int64_t position_of(const Run& run, const Item& item, int64_t r) const {
+    const int64_t s = item.sequence;
+    return run.context_lens[s] - new_tokens(run, s) + (item.tile * kMaxRows + r) / group_;
+  }
+
+  int64_t first_key(int64_t position) const { return window_ ? std::max<int64_t>(0, position - window_ + 1) : 0; }
+
+  // Positions grow with the rows.
+  Pieces pieces_of(const Run& run, const Item& item) const {
+    const int64_t last = position_of(run, item, rows_of(run, item) - 1);
+    return {first_key(position_of(run, item, 0)) / kPiece, last / kPiece + 1};
+  }
+
+  // The result of the item's part of `size` pieces, in `own`; of all its keys where size is 0; null where it has none.
+  const float* attend(const Run& run, const CacheLayer& layer, const Item& item, int64_t size, int64_t part,
+                      float* own) const {
+    Pieces pieces = pieces_of(run, item);
+    int64_t first = 0, count = power_of_two(pieces.high);
+    if (size) {
+      first = (pieces.first_part(size) + part) * size;
+      count = size;
+      if (first >= pieces.high) return nullptr;
+    }
     AttentionArgs a;
     a.layer = &layer;
     a.head = item.head;
-    a.blocks = table(run, s);
-    a.rows = static_cast<int>(std::min<int64_t>(kMaxRows, n * group_ - item.tile * kMaxRows));
-    int64_t least = context;
+    a.blocks = table(run, item.sequence);
+    a.rows = rows_of(run, item);
     for (int r = 0; r < a.rows; ++r) {
-      const int64_t row = item.tile * kMaxRows + r, token = row / group_, head = item.head * group_ + row % group_;
-      const int64_t position = context - n + token;
-      const float* q = run.floats(q_) + ((first_token + token) * heads_ * group_ + head) * dim_;
-      for (int64_t d = 0; d < dim_; ++d) queries[d * a.rows + r] = q[d] * scale_;
-      a.first[r] = window_ ? std::max<int64_t>(0, position - window_ + 1) : 0;
+      const int64_t row = item.tile * kMaxRows + r, head = item.head * group_ + row % group_;
+      const float* q = run.floats(q_) + ((run.query_starts[item.sequence] + row / group_) * heads_ * group_ + head) * dim_;
+      for (int64_t d = 0; d < dim_; ++d) own[d * a.rows + r] = q[d] * scale_;
+      const int64_t position = position_of(run, item, r);
+      a.first[r] = first_key(position);
       a.last[r] = position + 1;
       if (distance_ != Distance::none) a.slope[r] = slopes_[static_cast<size_t>(head)];
-      least = std::min(least, a.first[r]);
     }
-    const int64_t start = least / kBlockSize * kBlockSize;
-    const int64_t each = ((context - start + pieces - 1) / pieces + kBlockSize - 1) / kBlockSize * kBlockSize;
-    a.begin = std::min(context, start + item.piece * each);
-    a.end = std::min(context, a.begin + each);
-    a.q = queries;
+    a.q = own;
     a.softcap = softcap_;
     a.distance = distance_;
-    a.out = partial;
-    a.max = partial + kMaxRows * pad_;
-    a.sum = a.max + kMaxRows;
-    kernel_.attend(a);
+    const auto leaf = [&](int64_t i, int64_t depth) {
+      a.begin = i * kPiece;
+      a.end = std::min<int64_t>(a.begin + kPiece, run.context_lens[item.sequence]);
+      a.out = own + query_floats() + static_cast<size_t>(depth) * partial_floats();
+      a.max = a.out + kMaxRows * pad_;
+      a.sum = a.max + kMaxRows;
+      kernel_.attend(a);
+      return a.out;
+    };
+    return fold(first, count, pieces.low, pieces.high, 0, leaf, [&](float* to, const float* other) { add(to, other, a.rows); });
+  }
+
+  // to := what both saw.
+  void add(float* to, const float* other, int64_t rows) const {
+    float *tops = to + kMaxRows * pad_, *sums = tops + kMaxRows;
+    const float *their_tops = other + kMaxRows * pad_, *their_sums = their_tops + kMaxRows;
+    for (int64_t r = 0; r < rows; ++r)
+      merge_attention(to + r * pad_, tops + r, sums + r, other + r * pad_, their_tops[r], their_sums[r], pad_);
   }
 
   void finish(const Run& run, const Item& item, const float* partial) const {
@@ -202,23 +270,20 @@ class Attention : public Task {
     return mine / (sum * mine + std::exp(sink - most));
   }
 
-  void merge(const Run& run, Team& team, int64_t pieces) const {
+  void merge(const Run& run, Team& team, const Plan& plan) const {
     team.barrier();
-    float* partial = reinterpret_cast<float*>(run.shared);
     int64_t i = 0;
     for (int64_t s = 0; s < run.sequences; ++s)
       for (int64_t h = 0; h < heads_; ++h)
         for (int64_t tile = 0; tile < tiles(run, s); ++tile, ++i) {
           if (i % team.size() != team.index()) continue;
-          float* first = partial + i * pieces * partial_floats();
-          const int64_t rows = std::min<int64_t>(kMaxRows, new_tokens(run, s) * group_ - tile * kMaxRows);
-          for (int64_t piece = 1; piece < pieces; ++piece) {
-            const float* other = first + piece * partial_floats();
-            for (int64_t r = 0; r < rows; ++r)
-              merge_attention(first + r * pad_, first + kMaxRows * pad_ + r, first + kMaxRows * pad_ + kMaxRows + r,
-                              other + r * pad_, other[kMaxRows * pad_ + r], other[kMaxRows * pad_ + kMaxRows + r], pad_);
-          }
-          finish(run, {s, h, tile, 0}, first);
+          const Item item{s, h, tile};
+          const Pieces pieces = pieces_of(run, item);
+          const int64_t first = pieces.first_part(plan.size), end = pieces.end_part(plan.size);
+          const auto leaf = [&](int64_t part, int64_t) { return shared_partial(run, i * plan.parts + part - first); };
+          const int64_t rows = rows_of(run, item);
+          const auto merged = [&](float* to, const float* other) { add(to, other, rows); };
+          finish(run, item, fold(0, power_of_two(end), first, end, 0, leaf, merged));
         }
   }
 

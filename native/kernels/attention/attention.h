@@ -5,7 +5,8 @@
 //   out[r]  = sum_j exp(s[r, j] - max[r]) * V[j] over the keys j in [first[r], last[r]) and [begin, end)
 //   sum[r]  = sum_j exp(s[r, j] - max[r]);  max[r] = max_j s[r, j], -inf where no key is seen
 //
-// The caller divides out by sum. Results of two key ranges can be merged, see merge_attention.
+// The caller divides out by sum. Results of two key ranges can be merged, see merge_attention. Where `begin` is a multiple
+// of kPiece, a row's results have the same bits whichever rows share the call, and whatever of [begin, end) it does not see.
 //
 // A cache block holds kBlockSize tokens of one layer. K lies transposed, so that a vector holds one channel of many
 // tokens and scores need no horizontal sums; V lies by token:
@@ -26,6 +27,7 @@ namespace datong {
 // 32: two AVX-512 vectors of scores; a block of 64 channels in f16 is 4 KiB, a page.
 constexpr int64_t kBlockSize = 32;
 constexpr int64_t kValuePad = 16;  // floats in the widest vector
+constexpr int64_t kPiece = 256;    // keys; two chunks of the vector variants
 constexpr int kMaxRows = 8;        // rows of one call; 8 x 2 accumulators fit the 32 registers of AVX-512 and ARM
 
 enum class CacheType { f32, f16, bf16 };

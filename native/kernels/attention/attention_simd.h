@@ -2,6 +2,9 @@
 //
 // Keys are taken in chunks of a few blocks: scores of the chunk for all rows, then the softmax update (one rescale per
 // chunk), then the weighted sum of the values. K and V of a block are read once for all rows.
+//
+// A row's result has the same bits whichever rows it is computed with (ADR 0027): chunks begin at multiples of kChunk,
+// every sum goes in one order for all numbers of rows, and a key that a row does not see adds an exact 0.
 #include "core/simd.h"
 #include "kernels/attention/attention.h"
 
@@ -11,6 +14,9 @@ namespace {
 constexpr int kChunkBlocks = 4;
 constexpr int64_t kChunk = kChunkBlocks * kBlockSize;
 constexpr float kMinusInf = -__builtin_inff();
+
+// Without it GCC keeps arrays of vectors in memory, and what is loaded once is stored and loaded again.
+#define UNROLL _Pragma("GCC unroll 32")
 
 // Accumulators of `rows` x 2 vectors must fit the registers: 16 with AVX2, 32 elsewhere.
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -30,32 +36,31 @@ inline Vec load_cache(const uint8_t* base, int64_t i) {
     return load_half(reinterpret_cast<const uint16_t*>(base) + i, type == CacheType::bf16);
 }
 
-// scores[r, 0 : kBlockSize] = q[r] . K of one block.
-template <int R, CacheType type>
-inline void block_scores(const AttentionArgs& a, int row0, const uint8_t* keys, float (*scores)[kChunk]) {
-  constexpr int kSplit = R <= 2 ? 2 : 1;  // few rows: two sums per score, or the adder's latency limits
+// With one row the two vectors of scores in a block would wait for each other's sums: two blocks go at once.
+template <int R>
+constexpr int kAtOnce = R == 1 && kLanes == kBlockSize / 2 ? 2 : 1;
+
+// scores[r, 0 : B * kBlockSize] = q[r] . K of B blocks that lie one behind another in the chunk.
+template <int R, int B, CacheType type>
+inline void block_scores(const AttentionArgs& a, int row0, const uint8_t* const keys[B], float (*scores)[kChunk]) {
   const int64_t dim = a.layer->key_dim, stride = R == kMaxRows ? kMaxRows : a.rows;
   const float* q = a.q + row0;
   for (int64_t slot = 0; slot < kBlockSize; slot += 2 * kLanes) {
-    Vec acc[kSplit][R][2] = {};
-    int64_t d = 0;
-    for (; d + kSplit <= dim; d += kSplit)
-      for (int u = 0; u < kSplit; ++u) {
-        const Vec k0 = load_cache<type>(keys, (d + u) * kBlockSize + slot);
-        const Vec k1 = load_cache<type>(keys, (d + u) * kBlockSize + slot + kLanes);
-        for (int r = 0; r < R; ++r) {
-          const Vec channel = splat(q[(d + u) * stride + r]);
-          acc[u][r][0] += channel * k0;
-          acc[u][r][1] += channel * k1;
-        }
+    Vec acc[R][2 * B];
+    UNROLL for (int r = 0; r < R; ++r) {
+      UNROLL for (int c = 0; c < 2 * B; ++c) acc[r][c] = Vec{};
+    }
+    for (int64_t d = 0; d < dim; ++d) {
+      Vec k[2 * B];
+      UNROLL for (int c = 0; c < 2 * B; ++c) k[c] = load_cache<type>(keys[c / 2], d * kBlockSize + slot + c % 2 * kLanes);
+      UNROLL for (int r = 0; r < R; ++r) {
+        const Vec channel = splat(q[d * stride + r]);
+        UNROLL for (int c = 0; c < 2 * B; ++c) acc[r][c] += channel * k[c];
       }
-    if (d < dim)
-      for (int r = 0; r < R; ++r)
-        for (int c = 0; c < 2; ++c)
-          acc[0][r][c] += splat(q[d * stride + r]) * load_cache<type>(keys, d * kBlockSize + slot + c * kLanes);
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < 2; ++c)
-        store(&scores[r][slot + c * kLanes], kSplit == 2 ? acc[0][r][c] + acc[kSplit - 1][r][c] : acc[0][r][c]);
+    }
+    UNROLL for (int r = 0; r < R; ++r) {
+      UNROLL for (int c = 0; c < 2 * B; ++c) store(&scores[r][c / 2 * kBlockSize + slot + c % 2 * kLanes], acc[r][c]);
+    }
   }
 }
 
@@ -65,18 +70,18 @@ inline Vec soft_cap(Vec s, float cap) {
 }
 
 // Scores of one row -> weights exp(s - max) in place; unseen keys get 0. Updates max and sum; returns what to multiply
-// the earlier results with. `start` is the key of scores[0], `n` a multiple of kBlockSize.
-inline float softmax_update(const AttentionArgs& a, int r, float* scores, int64_t start, int64_t n) {
+// the earlier results with. `start` is the key of scores[0]; scores [at, n), both multiples of kBlockSize, are there.
+inline float softmax_update(const AttentionArgs& a, int r, float* scores, int64_t start, int64_t at, int64_t n) {
   int64_t from = (a.begin > a.first[r] ? a.begin : a.first[r]) - start;
   int64_t to = (a.end < a.last[r] ? a.end : a.last[r]) - start;
   from = from < 0 ? 0 : from < n ? from : n;
   to = to < 0 ? 0 : to < n ? to : n;
-  const bool all = from == 0 && to == n;
+  const bool all = from <= at && to == n;
   const VecI low = splat_int(static_cast<int32_t>(from)), high = splat_int(static_cast<int32_t>(to));
   Vec top = splat(kMinusInf);
   if (!all || a.softcap > 0 || a.distance != Distance::none) {
     const VecI own = splat_int(static_cast<int32_t>(a.last[r] - 1 - start));
-    for (int64_t i = 0; i < n; i += kLanes) {
+    for (int64_t i = at; i < n; i += kLanes) {
       Vec s = load(scores + i);
       if (a.softcap > 0) s = soft_cap(s, a.softcap);
       const VecI index = iota() + static_cast<int32_t>(i);
@@ -87,15 +92,15 @@ inline float softmax_update(const AttentionArgs& a, int r, float* scores, int64_
       store(scores + i, (index >= low) & (index < high) ? s : splat(kMinusInf));
     }
   }
-  for (int64_t i = 0; i < n; i += kLanes) top = max(load(scores + i), top);
+  for (int64_t i = at; i < n; i += kLanes) top = max(load(scores + i), top);
   float most = largest(top);
   most = most > a.max[r] ? most : a.max[r];
   if (most == kMinusInf) {
-    for (int64_t i = 0; i < n; i += kLanes) store(scores + i, Vec{});
+    for (int64_t i = at; i < n; i += kLanes) store(scores + i, Vec{});
     return 1;
   }
   Vec total = {};
-  for (int64_t i = 0; i < n; i += kLanes) {
+  for (int64_t i = at; i < n; i += kLanes) {
     const Vec p = exp(load(scores + i) - most);
     store(scores + i, p);
     total += p;
@@ -112,26 +117,28 @@ struct Chunk {
   int64_t from, to;  // slots counted from the chunk's start
 };
 
-// out[r, at : at + C * kLanes] = out * shrink[r] + weights[r] . V
+// out[r, at : at + C * kLanes] = out * shrink[r] + weights[r] . V. Not inlined: the constants of exp would take its registers.
 template <int R, int C, CacheType type>
-inline void weigh_columns(const AttentionArgs& a, int row0, const Chunk& chunk, const float (*weights)[kChunk],
+[[gnu::noinline]] void weigh_columns(const AttentionArgs& a, int row0, const Chunk& chunk, const float (*weights)[kChunk],
                           const float* shrink, int64_t at) {
   const int64_t pad = a.layer->value_pad;
   Vec acc[R][C];
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) acc[r][c] = load(a.out + (row0 + r) * pad + at + c * kLanes) * shrink[r];
+  UNROLL for (int r = 0; r < R; ++r) {
+    UNROLL for (int c = 0; c < C; ++c) acc[r][c] = load(a.out + (row0 + r) * pad + at + c * kLanes) * shrink[r];
+  }
   for (int64_t j = chunk.from; j < chunk.to; ++j) {
     const uint8_t* values = chunk.values[j / kBlockSize];
     const int64_t row = j % kBlockSize * pad + at;
     Vec v[C];
-    for (int c = 0; c < C; ++c) v[c] = load_cache<type>(values, row + c * kLanes);
-    for (int r = 0; r < R; ++r) {
+    UNROLL for (int c = 0; c < C; ++c) v[c] = load_cache<type>(values, row + c * kLanes);
+    UNROLL for (int r = 0; r < R; ++r) {
       const Vec p = splat(weights[r][j]);
-      for (int c = 0; c < C; ++c) acc[r][c] += p * v[c];
+      UNROLL for (int c = 0; c < C; ++c) acc[r][c] += p * v[c];
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) store(a.out + (row0 + r) * pad + at + c * kLanes, acc[r][c]);
+  UNROLL for (int r = 0; r < R; ++r) {
+    UNROLL for (int c = 0; c < C; ++c) store(a.out + (row0 + r) * pad + at + c * kLanes, acc[r][c]);
+  }
 }
 
 template <int R, CacheType type>
@@ -162,19 +169,23 @@ void attend_tile(const AttentionArgs& a, int row0) {
                 value_block = l.value_pad * kBlockSize * size;
   alignas(64) float scores[R][kChunk];
   float shrink[R];
-  for (int64_t start = lo / kBlockSize * kBlockSize; start < hi; start += kChunk) {
+  for (int64_t start = lo / kChunk * kChunk; start < hi; start += kChunk) {
     Chunk chunk;
     chunk.from = lo > start ? lo - start : 0;
     chunk.to = hi - start < kChunk ? hi - start : kChunk;
-    const int64_t count = (chunk.to + kBlockSize - 1) / kBlockSize;
-    for (int64_t b = 0; b < count; ++b) {
+    const int64_t first = chunk.from / kBlockSize, end = (chunk.to + kBlockSize - 1) / kBlockSize;
+    const uint8_t* keys[kChunkBlocks];
+    for (int64_t b = first; b < end; ++b) {
       const int64_t block = a.blocks[start / kBlockSize + b] * l.kv_heads + a.head;
+      keys[b] = l.keys + block * key_block;
       chunk.values[b] = l.values + block * value_block;
-      block_scores<R, type>(a, row0, l.keys + block * key_block,
-                            reinterpret_cast<float(*)[kChunk]>(&scores[0][b * kBlockSize]));
     }
+    const auto at = [&](int64_t b) { return reinterpret_cast<float(*)[kChunk]>(&scores[0][b * kBlockSize]); };
+    int64_t b = first;
+    for (; b + kAtOnce<R> <= end; b += kAtOnce<R>) block_scores<R, kAtOnce<R>, type>(a, row0, keys + b, at(b));
+    if (b < end) block_scores<R, 1, type>(a, row0, keys + b, at(b));
     for (int r = 0; r < R; ++r)
-      shrink[r] = softmax_update(a, row0 + r, scores[r], start, count * kBlockSize);
+      shrink[r] = softmax_update(a, row0 + r, scores[r], start, first * kBlockSize, end * kBlockSize);
     weigh_values<R, type>(a, row0, chunk, scores, shrink);
   }
 }

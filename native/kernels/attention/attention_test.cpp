@@ -3,6 +3,7 @@
 #include "kernels/attention/attention.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "testing/check.h"
 
@@ -112,6 +113,33 @@ static void compare(const Variant<AttentionKernel>& variant, Scene& s, int rows,
   CHECK(got.out.intact() && first.out.intact() && other.out.intact(), "%s writes outside", variant.name);
 }
 
+// A row's result has the same bits alone and among others, whatever windows they have.
+static void check_bits(const Variant<AttentionKernel>& variant, const Scene& s, int64_t window, float softcap, Distance distance) {
+  const int64_t pad = s.layer.value_pad;
+  const auto q = random_floats(kMaxRows * s.key_dim, 21, 0.2f);
+  Result all(pad), one(pad);
+  for (int64_t begin = 0; begin < s.context; begin += kPiece) {
+    const int64_t end = std::min(begin + kPiece, s.context);
+    for (int rows = 2; rows <= kMaxRows; ++rows) {
+      const AttentionArgs together = arguments(s, q, rows, window, softcap, distance, begin, end, all);
+      variant.kernel.attend(together);
+      for (int r = 0; r < rows; ++r) {
+        std::vector<float> own(static_cast<size_t>(s.key_dim));
+        for (int64_t d = 0; d < s.key_dim; ++d) own[static_cast<size_t>(d)] = q[static_cast<size_t>(d * rows + r)];
+        AttentionArgs alone = arguments(s, own, 1, window, softcap, distance, begin, end, one);
+        alone.first[0] = together.first[r];
+        alone.last[0] = together.last[r];
+        alone.slope[0] = together.slope[r];
+        variant.kernel.attend(alone);
+        bool same = std::memcmp(&all.max[r], &one.max[0], 4) == 0 && std::memcmp(&all.sum[r], &one.sum[0], 4) == 0;
+        for (int64_t d = 0; d < pad; ++d) same = same && all.out.data()[r * pad + d] == one.out.data()[d];
+        CHECK(same, "%s: row %d of %d, context %lld, keys from %lld, window %lld: other bits than alone", variant.name, r,
+              rows, (long long)s.context, (long long)begin, (long long)window);
+      }
+    }
+  }
+}
+
 int main() {
   for (Distance distance : {Distance::none, Distance::linear, Distance::square_root}) check_definition(distance);
   const CpuFeatures features = detect_cpu_features();
@@ -124,6 +152,8 @@ int main() {
           s.store(variant.kernel);
           ref.store(attention_variants().back().kernel);
           CHECK(s.keys == ref.keys && s.values == ref.values, "%s stores other bits than ref", variant.name);
+          if (std::strcmp(variant.name, "ref"))
+            for (int64_t window : {0, 3, 40, 200}) check_bits(variant, s, window, 0, Distance::none);
           for (int rows : {1, 2, 3, 4, 5, 7, 8}) {
             compare(variant, s, rows, 0, 0);
             if (rows == 3) {

@@ -25,9 +25,8 @@ void run(const WeightView& view, const float*, int64_t, const void* prepared, in
   if (tokens >= kPanelTokens<F>)
     return run_panels<Avx2Panel, F>(w, view.in, x, tokens, out_begin, out_end, y, y_stride, e, scratch);
   const PreparedLayout layout(view.in, Traits<F>::nibbles);
-  int64_t row = out_begin;
-  for (; row + 2 <= out_end; row += 2) rows<F, 2>(w, row, x, layout, tokens, y, y_stride, e);
-  for (; row < out_end; ++row) rows<F, 1>(w, row, x, layout, tokens, y, y_stride, e);
+  for (int64_t row = out_begin; row < out_end; row += 4)
+    rows<F>(w, row, out_end - row < 4 ? out_end - row : 4, x, layout, tokens, y, y_stride, e);
 }
 
 template <Fmt F>

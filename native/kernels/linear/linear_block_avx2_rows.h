@@ -1,4 +1,8 @@
-// AVX2, few tokens: R rows x T tokens at once, the vector along the row. Included by one file only.
+// AVX2, few tokens: four rows x T tokens at once, the vector along the row. Included by one file only.
+//
+// 32 stored bytes are 64 nibbles (2 blocks) or 32 bytes (1 block, 2 of q6_k), so each half of a vector of products belongs
+// to one block. Its lanes are added up as integers, of four rows together: so two blocks of four rows are one vector, whose
+// float sums go as linear_formats.h says.
 //
 // vpmaddubsw multiplies unsigned by signed bytes and adds two products in 16 bits. Nibbles fit: 4 * 15 * 127 < 2^15.
 // Byte codes do not (2 * 255 * 127), so they are made signed first (u8 minus 128), and the product is |w| * (x with the
@@ -58,28 +62,20 @@ struct Token {
       : codes(p), scale(floats_at(p, l.scale)), sums(floats_at(p, l.sums)), bias(ints_at(p, l.bias)) {}
 };
 
-// Activation scales of 8 weight blocks from block b on.
+// a in the lower half, b in the upper one.
+inline __m256 halves(const float* a, const float* b) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_broadcast_ss(a)), _mm_broadcast_ss(b), 1);
+}
+
+// Of weight blocks b and b + 1, a half each; b is even.
 template <Fmt F>
 inline __m256 token_scales(const Token& x, int64_t b) {
-  if constexpr (Traits<F>::block == 16) {
-    const __m256i pairs = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
-    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(x.scale + b / 2)), pairs);
-  } else {
-    return _mm256_loadu_ps(x.scale + b);
-  }
+  return Traits<F>::block == 16 ? _mm256_broadcast_ss(x.scale + b / 2) : halves(x.scale + b, x.scale + b + 1);
 }
 
 // 32 stored bytes are this many blocks: 64 nibbles, or 32 bytes.
 template <Fmt F>
 constexpr int64_t kChunkBlocks = Traits<F>::nibbles || Traits<F>::block == 16 ? 2 : 1;
-
-// Which of 8 scales each lane of chunk c takes.
-template <Fmt F>
-inline __m256i scale_lanes(int64_t c) {
-  const int k = static_cast<int>(c);
-  return kChunkBlocks<F> == 2 ? _mm256_setr_epi32(2 * k, 2 * k, 2 * k, 2 * k, 2 * k + 1, 2 * k + 1, 2 * k + 1, 2 * k + 1)
-                              : _mm256_set1_epi32(k);
-}
 
 // What has to be added to the products of a chunk: i4 and u8 codes were shifted by 8 and -128.
 template <Fmt F>
@@ -113,66 +109,88 @@ constexpr int64_t kAhead = 8192;  // bytes of codes; as in linear_block_avx512_g
 template <Fmt F>
 constexpr bool kHasBias = Traits<F>::nibbles == Traits<F>::is_signed;
 
-// Eight blocks from b on, or the last `count` of them.
-template <Fmt F, int R, int T, bool kFull>
-inline void eight_blocks(__m256 acc[R][T], const Matrix<F>& w, int64_t row, const Token x[T], int64_t b, int64_t count) {
-  __m256 s[R][T];
-  const int64_t ahead = R * w.codes_stride > kAhead ? R * w.codes_stride : kAhead;
-  UNROLL for (int r = 0; r < R; ++r) {
-    const int64_t at = (row + r) * w.scale_stride, super = (row + r) * w.super_stride;
-    const __m256 scale = levels8<F, kFull>(w.scale + at, w.super_scale + super, b, count);
-    UNROLL for (int t = 0; t < T; ++t) s[r][t] = _mm256_mul_ps(scale, token_scales<F>(x[t], b));
-    if constexpr (Traits<F>::has_min) {
-      const __m256 min = levels8<F, kFull>(w.min + at, w.super_min + super, b, count);
-      UNROLL for (int t = 0; t < T; ++t) {
-        const __m256 sums = _mm256_loadu_ps(x[t].sums + b);
-        acc[r][t] = Traits<F>::min_sign > 0 ? _mm256_fmadd_ps(min, sums, acc[r][t]) : _mm256_fnmadd_ps(min, sums, acc[r][t]);
+// v[r], half i: four lanes of block i of row r -> half i, lane r: their sum.
+inline __m256i add_up(const __m256i v[4]) {
+  const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
+  const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
+  return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+}
+
+// v[r]: 8 blocks of row r -> v[c], half i, lane r: block 2 c + i of row r.
+inline void pairs(__m256 v[4]) {
+  const __m256 a = _mm256_unpacklo_ps(v[0], v[1]), b = _mm256_unpackhi_ps(v[0], v[1]);
+  const __m256 c = _mm256_unpacklo_ps(v[2], v[3]), d = _mm256_unpackhi_ps(v[2], v[3]);
+  const __m256 b0 = _mm256_shuffle_ps(a, c, 0x44), b1 = _mm256_shuffle_ps(a, c, 0xee);  // and 4, 5 in the upper halves
+  const __m256 b2 = _mm256_shuffle_ps(b, d, 0x44), b3 = _mm256_shuffle_ps(b, d, 0xee);  // and 6, 7
+  v[0] = _mm256_permute2f128_ps(b0, b1, 0x20);
+  v[1] = _mm256_permute2f128_ps(b2, b3, 0x20);
+  v[2] = _mm256_permute2f128_ps(b0, b1, 0x31);
+  v[3] = _mm256_permute2f128_ps(b2, b3, 0x31);
+}
+
+// Eight blocks from b on, or the last `count` of them. acc[t][h], half i, lane r: blocks of row r with number % 4 == 2 h + i.
+template <Fmt F, int T, bool kFull>
+inline void eight_blocks(__m256 acc[T][2], const FourRows<F>& w, int64_t ahead, const Token x[T], int64_t b, int64_t count) {
+  constexpr int64_t kChunks = 2 / kChunkBlocks<F>;  // that hold two blocks
+  __m256 scale[4], min[4];
+  UNROLL for (int r = 0; r < 4; ++r) {
+    scale[r] = levels8<F, kFull>(w.scale[r], w.super_scale[r], b, count);
+    if constexpr (Traits<F>::has_min) min[r] = levels8<F, kFull>(w.min[r], w.super_min[r], b, count);
+  }
+  pairs(scale);
+  if constexpr (Traits<F>::has_min) pairs(min);
+  const auto pair = [&](int64_t i, __m256 s, __m256 least) __attribute__((always_inline)) {
+    const int64_t first = b + 2 * i, rest = count - 2 * i;  // blocks
+    __m256i d[T][4];
+    UNROLL for (int64_t k = 0; k < kChunks; ++k) {
+      const int64_t chunk = first / kChunkBlocks<F> + k;
+      const bool none = !kFull && k * kChunkBlocks<F> >= rest, half = !kFull && Traits<F>::nibbles && rest == 1;
+      UNROLL for (int r = 0; r < 4; ++r) {
+        const uint8_t* p = w.codes[r] + chunk * 32;
+        _mm_prefetch(w.codes[0] + ahead + (chunk * 4 + r) * 32, _MM_HINT_T1);
+        __m256i codes = none ? _mm256_setzero_si256() : half ? _mm256_zextsi128_si256(load128(p)) : load256(p);
+        if (kHasBias<F>) codes = _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(Traits<F>::nibbles ? 0x88 : 0x80)));
+        UNROLL for (int t = 0; t < T; ++t) {
+          __m256i v = chunk_dot<F>(codes, x[t], chunk);
+          if constexpr (kHasBias<F>) v = _mm256_add_epi32(v, chunk_bias<F>(x[t], chunk));
+          if (k == 0) d[t][r] = v;
+          else d[t][r] = _mm256_add_epi32(_mm256_permute2x128_si256(d[t][r], v, 0x20), _mm256_permute2x128_si256(d[t][r], v, 0x31));
+        }
       }
     }
-  }
-  const int64_t first = b / kChunkBlocks<F>;
-  const auto chunk = [&](int64_t c) __attribute__((always_inline)) {
-    const __m256i lanes = scale_lanes<F>(c);
-    const bool half = !kFull && Traits<F>::nibbles && 2 * c + 1 == count;  // an odd number of nibble blocks
-    UNROLL for (int r = 0; r < R; ++r) {
-      const uint8_t* p = w.codes + (row + r) * w.codes_stride + (first + c) * 32;
-      if (T == 1) _mm_prefetch(w.codes + row * w.codes_stride + ahead + ((first + c) * R + r) * 32, _MM_HINT_T1);
-      __m256i codes = half ? _mm256_zextsi128_si256(load128(p)) : load256(p);
-      if (kHasBias<F>) codes = _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(Traits<F>::nibbles ? 0x88 : 0x80)));
-      UNROLL for (int t = 0; t < T; ++t) {
-        __m256i d = chunk_dot<F>(codes, x[t], first + c);
-        if constexpr (kHasBias<F>) d = _mm256_add_epi32(d, chunk_bias<F>(x[t], first + c));
-        acc[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), _mm256_permutevar8x32_ps(s[r][t], lanes), acc[r][t]);
+    UNROLL for (int t = 0; t < T; ++t) {
+      __m256& sum = acc[t][i % 2];
+      sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(add_up(d[t])), _mm256_mul_ps(s, token_scales<F>(x[t], first)), sum);
+      if constexpr (Traits<F>::has_min) {
+        const __m256 sums = halves(x[t].sums + first, x[t].sums + first + 1);
+        sum = Traits<F>::min_sign > 0 ? _mm256_fmadd_ps(least, sums, sum) : _mm256_fnmadd_ps(least, sums, sum);
       }
     }
   };
-  if constexpr (kFull) {
-    UNROLL for (int c = 0; c < 8 / kChunkBlocks<F>; ++c) chunk(c);
-  } else {
-    const int64_t chunks = (count + kChunkBlocks<F> - 1) / kChunkBlocks<F>;
-#pragma GCC unroll 1
-    for (int64_t c = 0; c < chunks; ++c) chunk(c);
-  }
+  UNROLL for (int64_t i = 0; i < 4; ++i)
+    if (kFull || 2 * i < count) pair(i, scale[i], min[i]);
 }
 
-// Rows [row, row + R) for T tokens from t0 on.
-template <Fmt F, int R, int T>
-[[gnu::noinline]] void tile(const Matrix<F>& w, int64_t row, const uint8_t* prepared, const PreparedLayout& layout,
-                            int64_t t0, float* y, int64_t y_stride, const Epilogue& e) {
+// Rows [row, row + count), at most four, for T tokens from t0 on.
+template <Fmt F, int T>
+[[gnu::noinline]] void tile(const Matrix<F>& w, int64_t row, int64_t count, const uint8_t* prepared,
+                            const PreparedLayout& layout, int64_t t0, float* y, int64_t y_stride, const Epilogue& e) {
   Token x[T];
   UNROLL for (int t = 0; t < T; ++t) x[t] = Token(prepared + (t0 + t) * layout.size, layout);
-  __m256 acc[R][T];
-  UNROLL for (int r = 0; r < R; ++r) {
-    UNROLL for (int t = 0; t < T; ++t) acc[r][t] = _mm256_setzero_ps();
-  }
+  const FourRows<F> four(w, row, count);
+  const int64_t ahead = 4 * w.codes_stride > kAhead ? 4 * w.codes_stride : kAhead;
+  __m256 acc[T][2];
+  UNROLL for (int t = 0; t < T; ++t) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
   int64_t b = 0;
-  for (; b + 8 <= w.blocks; b += 8) eight_blocks<F, R, T, true>(acc, w, row, x, b, 8);
-  if (b < w.blocks) eight_blocks<F, R, T, false>(acc, w, row, x, b, w.blocks - b);
+  for (; b + 8 <= w.blocks; b += 8) eight_blocks<F, T, true>(acc, four, ahead, x, b, 8);
+  if (b < w.blocks) eight_blocks<F, T, false>(acc, four, ahead, x, b, w.blocks - b);
   UNROLL for (int t = 0; t < T; ++t) {
-    const __m256 pair = _mm256_hadd_ps(acc[0][t], acc[R - 1][t]), four = _mm256_hadd_ps(pair, pair);
+    __m128 sums = _mm_add_ps(_mm256_castps256_ps128(acc[t][0]), _mm256_extractf128_ps(acc[t][0], 1));
+    sums = _mm_add_ps(sums, _mm256_castps256_ps128(acc[t][1]));
+    sums = _mm_add_ps(sums, _mm256_extractf128_ps(acc[t][1], 1));
     float v[4];
-    _mm_storeu_ps(v, _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1)));
-    UNROLL for (int r = 0; r < R; ++r) {
+    _mm_storeu_ps(v, sums);
+    for (int64_t r = 0; r < count; ++r) {
       const int64_t o = row + r;
       if (e.bias) v[r] += e.bias[o];
       if (e.residual) v[r] += e.residual[(t0 + t) * e.residual_stride + o];
@@ -181,12 +199,12 @@ template <Fmt F, int R, int T>
   }
 }
 
-template <Fmt F, int R>
-void rows(const Matrix<F>& w, int64_t row, const uint8_t* x, const PreparedLayout& layout, int64_t tokens, float* y,
-          int64_t y_stride, const Epilogue& e) {
+template <Fmt F>
+void rows(const Matrix<F>& w, int64_t row, int64_t count, const uint8_t* x, const PreparedLayout& layout, int64_t tokens,
+          float* y, int64_t y_stride, const Epilogue& e) {
   int64_t t = 0;
-  for (; t + 2 <= tokens; t += 2) tile<F, R, 2>(w, row, x, layout, t, y, y_stride, e);
-  if (t < tokens) tile<F, R, 1>(w, row, x, layout, t, y, y_stride, e);
+  for (; t + 2 <= tokens; t += 2) tile<F, 2>(w, row, count, x, layout, t, y, y_stride, e);
+  if (t < tokens) tile<F, 1>(w, row, count, x, layout, t, y, y_stride, e);
 }
 
 }  // namespace

@@ -63,15 +63,6 @@ inline void transpose16(__m512i v[16]) {
   }
 }
 
-// Sums of the lanes of each: [sum a, sum b, sum c, sum d].
-inline __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
-  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-  const __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
-  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
-
 // Writes lanes m of v to y[t, o...] with the epilogue.
 inline void store16(__m512 v, __mmask16 m, int64_t t, int64_t o, float* y, int64_t y_stride, const Epilogue& e) {
   if (e.bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(m, e.bias + o));

@@ -121,31 +121,42 @@ inline void tile_block(__m512 acc[T], const uint8_t* codes, const float* scale, 
   }
 }
 
+// acc[t] += the blocks of remainder `part` by 4, in the order of linear_formats.h.
+template <Fmt F, int T, int kFrom, int kCount>
+inline void tile_part(__m512 acc[T], const Panel& panel, const uint8_t* x, int64_t blocks, int64_t first, int64_t step) {
+  constexpr int64_t kScales = 16 * 32 / Traits<F>::block;
+  const uint8_t* codes = panel.codes + first * 512;
+  const float *scales = panel.scales + first * kScales + (kFrom ? 16 : 0), *mins = panel.mins + first * 16;
+  x += first * kEight<Traits<F>::nibbles>;
+  UNROLL for (int t = 0; t < T; ++t) acc[t] = _mm512_setzero_ps();
+  for (int64_t b = first; b < blocks; b += step) {
+    tile_block<F, T, kFrom, kCount>(acc, codes, scales, x);
+    if constexpr (Traits<F>::has_min) {
+      const __m512 min = _mm512_load_ps(mins);
+      UNROLL for (int t = 0; t < T; ++t) acc[t] = _mm512_fmadd_ps(min, floats_from(x + kSumsAt + 4 * t), acc[t]);
+      mins += step * 16;
+    }
+    codes += step * 512;
+    scales += step * kScales;
+    x += step * kEight<Traits<F>::nibbles>;
+  }
+}
+
 // 16 rows of the panel x the first T tokens of a half group at x; the results are those of token t0. Lanes m exist.
 template <Fmt F, int T>
 [[gnu::noinline]] void gemm_tile(const Panel& panel, const uint8_t* x, int64_t blocks, int64_t t0, int64_t row,
                                  __mmask16 m, float* y, int64_t y_stride, const Epilogue& e) {
-  const uint8_t* codes = panel.codes;
-  const float *scales = panel.scales, *mins = panel.mins;
-  __m512 acc[T];
-  UNROLL for (int t = 0; t < T; ++t) acc[t] = _mm512_setzero_ps();
-  for (int64_t b = 0; b < blocks; ++b) {
-    if constexpr (Traits<F>::block == 16) {
-      tile_block<F, T, 0, 4>(acc, codes, scales, x);
-      tile_block<F, T, 4, 4>(acc, codes, scales + 16, x);
-    } else {
-      tile_block<F, T, 0, 8>(acc, codes, scales, x);
-    }
-    if constexpr (Traits<F>::has_min) {
-      const __m512 min = _mm512_load_ps(mins);
-      UNROLL for (int t = 0; t < T; ++t) acc[t] = _mm512_fmadd_ps(min, floats_from(x + kSumsAt + 4 * t), acc[t]);
-      mins += 16;
-    }
-    codes += 512;
-    scales += 16 * 32 / Traits<F>::block;
-    x += kEight<Traits<F>::nibbles>;
+  __m512 total[T];
+  UNROLL for (int t = 0; t < T; ++t) total[t] = _mm512_setzero_ps();
+#pragma GCC unroll 1
+  for (int i = 0; i < 4; ++i) {
+    __m512 acc[T];
+    if constexpr (Traits<F>::block == 32) tile_part<F, T, 0, 8>(acc, panel, x, blocks, i, 4);
+    else if (i % 2) tile_part<F, T, 4, 4>(acc, panel, x, blocks, i / 2, 2);
+    else tile_part<F, T, 0, 4>(acc, panel, x, blocks, i / 2, 2);
+    UNROLL for (int t = 0; t < T; ++t) total[t] = _mm512_add_ps(total[t], acc[t]);
   }
-  UNROLL for (int t = 0; t < T; ++t) store16(acc[t], m, t0 + t, row, y, y_stride, e);
+  UNROLL for (int t = 0; t < T; ++t) store16(total[t], m, t0 + t, row, y, y_stride, e);
 }
 
 template <Fmt F>

@@ -1,8 +1,8 @@
-// AVX-512 VNNI, few tokens: R rows x T tokens at once, the vector along the row. Included by one file only.
+// AVX-512 VNNI, few tokens: four rows x T tokens at once, the vector along the row. Included by one file only.
 //
 // 64 stored bytes are 128 nibbles (4 blocks) or 64 bytes (2 blocks, 4 of q6_k). vpdpbusd sums four products into a 32-bit
-// lane, so each 128-bit quarter of the result belongs to one block; it is converted and multiplied by its own scale.
-// Lanes are added up once, at the end of the row.
+// lane, so each 128-bit quarter of the result belongs to one block. The lanes of a block are added up as integers, of four
+// rows together: so four blocks of four rows are one vector, whose float sums go as linear_formats.h says.
 #pragma once
 
 #include "kernels/linear/linear_block_avx512_common.h"
@@ -20,15 +20,6 @@ constexpr int64_t kLevelBytes = Traits<F>::two_level ? 1 : 2;
 template <Fmt F>
 constexpr int64_t kCodesPerLevel = Traits<F>::block / (Traits<F>::nibbles ? 2 : 1) / kLevelBytes<F>;  // bytes per byte
 
-// Which of 16 values (scales from block b on) each lane of chunk c takes.
-template <Fmt F>
-inline __m512i scale_lanes(int c) {
-  const __m512i quarter = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-  const __m512i half = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-  const bool four = Traits<F>::nibbles || Traits<F>::block == 16;
-  return four ? _mm512_add_epi32(quarter, _mm512_set1_epi32(4 * c)) : _mm512_add_epi32(half, _mm512_set1_epi32(2 * c));
-}
-
 // One token's prepared activations.
 struct Token {
   const uint8_t* codes;
@@ -39,14 +30,14 @@ struct Token {
       : codes(p), scale(floats_at(p, l.scale)), sums(floats_at(p, l.sums)), bias(ints_at(p, l.bias)) {}
 };
 
-// Activation scales of 16 weight blocks from block b on.
+// Of weight blocks [b, b + 4), in every quarter.
 template <Fmt F>
 inline __m512 token_scales(const Token& x, int64_t b) {
   if constexpr (Traits<F>::block == 16) {  // two weight blocks to an activation block
-    const __m512i pairs = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
-    return _mm512_permutexvar_ps(pairs, _mm512_castps256_ps512(_mm256_loadu_ps(x.scale + b / 2)));
+    const __m128 two = _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x.scale + b / 2)));
+    return _mm512_broadcast_f32x4(_mm_unpacklo_ps(two, two));
   } else {
-    return _mm512_loadu_ps(x.scale + b);
+    return _mm512_broadcast_f32x4(_mm_loadu_ps(x.scale + b));
   }
 }
 
@@ -62,103 +53,126 @@ inline __m512i chunk_bias(const Token& x, int64_t chunk) {
   }
 }
 
-// acc += chunk c of the 16 blocks whose combined scales are s.
-template <Fmt F, int T>
-inline void chunk_rows(__m512 acc[T], const __m512 s[T], const Token x[T], const __m512i bias[T], __m512i codes,
-                       int64_t chunk, __m512i lanes) {
+// Products of 64 stored bytes with one token, added to `bias`.
+template <Fmt F>
+inline __m512i chunk_dot(__m512i codes, const Token& x, __m512i bias, int64_t chunk) {
   if constexpr (Traits<F>::nibbles) {
     const __m512i low = _mm512_set1_epi8(15);
-    if (Traits<F>::is_signed) codes = _mm512_xor_si512(codes, _mm512_set1_epi8(static_cast<char>(0x88)));
     const __m512i even = _mm512_and_si512(codes, low), odd = _mm512_and_si512(_mm512_srli_epi16(codes, 4), low);
-    UNROLL for (int t = 0; t < T; ++t) {
-      __m512i d = _mm512_dpbusd_epi32(bias[t], even, _mm512_loadu_si512(x[t].codes + chunk * 128));
-      d = _mm512_dpbusd_epi32(d, odd, _mm512_loadu_si512(x[t].codes + chunk * 128 + 64));
-      acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), _mm512_permutexvar_ps(lanes, s[t]), acc[t]);
-    }
+    const __m512i d = _mm512_dpbusd_epi32(bias, even, _mm512_loadu_si512(x.codes + chunk * 128));
+    return _mm512_dpbusd_epi32(d, odd, _mm512_loadu_si512(x.codes + chunk * 128 + 64));
   } else {
-    if (Traits<F>::is_signed) codes = _mm512_xor_si512(codes, _mm512_set1_epi8(static_cast<char>(0x80)));
-    UNROLL for (int t = 0; t < T; ++t) {
-      const __m512i d = _mm512_dpbusd_epi32(bias[t], codes, _mm512_loadu_si512(x[t].codes + chunk * 64));
-      acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), _mm512_permutexvar_ps(lanes, s[t]), acc[t]);
-    }
+    return _mm512_dpbusd_epi32(bias, codes, _mm512_loadu_si512(x.codes + chunk * 64));
   }
 }
 
-// Sixteen blocks from b on, or the last `count` of them.
-template <Fmt F, int R, int T, bool kFull>
-inline void sixteen_blocks(__m512 acc[R][T], const Matrix<F>& w, int64_t row, const Token x[T], int64_t b,
+// v[r], quarter i: four lanes of block i of row r -> quarter r, lane i: their sum.
+inline __m512i add_up(const __m512i v[4]) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+  // ab, quarter i: a, b, a, b; of cd the numbers from 16 on
+  const __m512i first = _mm512_set_epi32(29, 25, 21, 17, 28, 24, 20, 16, 13, 9, 5, 1, 12, 8, 4, 0);
+  const __m512i second = _mm512_set_epi32(31, 27, 23, 19, 30, 26, 22, 18, 15, 11, 7, 3, 14, 10, 6, 2);
+  return _mm512_add_epi32(_mm512_permutex2var_epi32(ab, first, cd), _mm512_permutex2var_epi32(ab, second, cd));
+}
+
+// v[r]: 16 blocks of row r -> v[c], quarter r: blocks [4 c, 4 c + 4) of row r.
+inline void fours(__m512 v[4]) {
+  const __m512 a = _mm512_shuffle_f32x4(v[0], v[1], 0x44), b = _mm512_shuffle_f32x4(v[0], v[1], 0xee);
+  const __m512 c = _mm512_shuffle_f32x4(v[2], v[3], 0x44), d = _mm512_shuffle_f32x4(v[2], v[3], 0xee);
+  v[0] = _mm512_shuffle_f32x4(a, c, 0x88);
+  v[1] = _mm512_shuffle_f32x4(a, c, 0xdd);
+  v[2] = _mm512_shuffle_f32x4(b, d, 0x88);
+  v[3] = _mm512_shuffle_f32x4(b, d, 0xdd);
+}
+
+// Sixteen blocks from b on, or the last `count` of them. acc[t], quarter r, lane i: blocks of row r with number % 4 == i.
+template <Fmt F, int T, bool kFull>
+inline void sixteen_blocks(__m512 acc[T], const FourRows<F>& w, int64_t ahead, const Token x[T], int64_t b,
                            int64_t count) {
   constexpr int kChunkBlocks = Traits<F>::nibbles || Traits<F>::block == 16 ? 4 : 2;
+  constexpr int kChunks = 4 / kChunkBlocks;  // that hold four blocks
+  constexpr int kBlockBytes = Traits<F>::nibbles ? Traits<F>::block / 2 : Traits<F>::block;
   const __mmask16 m = kFull ? 0xffff : first16(count);
-  __m512 s[R][T];
-  const int64_t ahead = R * w.codes_stride > kAhead ? R * w.codes_stride : kAhead;
-  UNROLL for (int r = 0; r < R; ++r) {
-    const uint8_t* super = w.super_scale + (row + r) * w.super_stride;
-    const int64_t levels = row * w.scale_stride + ahead / kCodesPerLevel<F> + (b * R + 16 * r) * kLevelBytes<F>;
-    _mm_prefetch(w.scale + levels, _MM_HINT_T1);
-    if (Traits<F>::has_min) _mm_prefetch(w.min + levels, _MM_HINT_T1);
-    const __m512 scale = levels16<F>(w.scale + (row + r) * w.scale_stride, super, b, m);
-    UNROLL for (int t = 0; t < T; ++t) s[r][t] = _mm512_mul_ps(scale, token_scales<F>(x[t], b));
+  __m512 scale[4], min[4];
+  UNROLL for (int r = 0; r < 4; ++r) {
+    const int64_t levels = ahead / kCodesPerLevel<F> + (b * 4 + 16 * r) * kLevelBytes<F>;
+    _mm_prefetch(w.scale[0] + levels, _MM_HINT_T1);
+    scale[r] = levels16<F>(w.scale[r], w.super_scale[r], b, m);
     if constexpr (Traits<F>::has_min) {
-      const uint8_t* super_min = w.super_min + (row + r) * w.super_stride;
-      const __m512 min = levels16<F>(w.min + (row + r) * w.scale_stride, super_min, b, m);
-      UNROLL for (int t = 0; t < T; ++t) acc[r][t] = add_min<F>(acc[r][t], min, _mm512_loadu_ps(x[t].sums + b));
+      _mm_prefetch(w.min[0] + levels, _MM_HINT_T1);
+      min[r] = levels16<F>(w.min[r], w.super_min[r], b, m);
     }
   }
-  const int64_t first = b / kChunkBlocks;
-  constexpr int kBlockBytes = Traits<F>::nibbles ? Traits<F>::block / 2 : Traits<F>::block;
-  const auto chunk = [&](int64_t c) __attribute__((always_inline)) {
-    const __m512i lanes = scale_lanes<F>(static_cast<int>(c));
-    const __mmask64 bytes = kFull ? ~0ull : first64((count - c * kChunkBlocks) * kBlockBytes);
-    __m512i bias[T];
-    UNROLL for (int t = 0; t < T; ++t) bias[t] = chunk_bias<F>(x[t], first + c);
-    UNROLL for (int r = 0; r < R; ++r) {
-      const uint8_t* p = w.codes + (row + r) * w.codes_stride + (first + c) * 64;
-      _mm_prefetch(w.codes + row * w.codes_stride + ahead + ((first + c) * R + r) * 64, _MM_HINT_T1);
-      const __m512i codes = kFull ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8(bytes, p);
-      chunk_rows<F, T>(acc[r], s[r], x, bias, codes, first + c, lanes);
+  fours(scale);
+  if constexpr (Traits<F>::has_min) fours(min);
+  const auto four = [&](int64_t i, __m512 s, __m512 least) __attribute__((always_inline)) {
+    const int64_t first = b + 4 * i;
+    __m512i d[T][4];
+    UNROLL for (int k = 0; k < kChunks; ++k) {
+      const int64_t chunk = first / kChunkBlocks + k;
+      const int64_t bytes = (count - 4 * i - k * kChunkBlocks) * kBlockBytes;
+      __m512i bias[T];
+      UNROLL for (int t = 0; t < T; ++t) bias[t] = chunk_bias<F>(x[t], chunk);
+      UNROLL for (int r = 0; r < 4; ++r) {
+        const uint8_t* p = w.codes[r] + chunk * 64;
+        _mm_prefetch(w.codes[0] + ahead + (chunk * 4 + r) * 64, _MM_HINT_T1);
+        __m512i codes = kFull ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8(first64(bytes < 0 ? 0 : bytes), p);
+        if (Traits<F>::is_signed)
+          codes = _mm512_xor_si512(codes, _mm512_set1_epi8(static_cast<char>(Traits<F>::nibbles ? 0x88 : 0x80)));
+        UNROLL for (int t = 0; t < T; ++t) {
+          const __m512i v = chunk_dot<F>(codes, x[t], bias[t], chunk);
+          if (k == 0) d[t][r] = v;
+          else d[t][r] = _mm512_add_epi32(_mm512_shuffle_i32x4(d[t][r], v, 0x88), _mm512_shuffle_i32x4(d[t][r], v, 0xdd));
+        }
+      }
+    }
+    UNROLL for (int t = 0; t < T; ++t) {
+      const __m512 both = _mm512_mul_ps(s, token_scales<F>(x[t], first));
+      acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(add_up(d[t])), both, acc[t]);
+      if constexpr (Traits<F>::has_min)
+        acc[t] = add_min<F>(acc[t], least, _mm512_broadcast_f32x4(_mm_loadu_ps(x[t].sums + first)));
     }
   };
   if constexpr (kFull) {
-    UNROLL for (int c = 0; c < 16 / kChunkBlocks; ++c) chunk(c);
+    UNROLL for (int i = 0; i < 4; ++i) four(i, scale[i], min[i]);
   } else {
-    const int64_t chunks = (count + kChunkBlocks - 1) / kChunkBlocks;
-#pragma GCC unroll 1
-    for (int64_t c = 0; c < chunks; ++c) chunk(c);
+    UNROLL for (int i = 0; i < 4; ++i)
+      if (4 * i < count) four(i, scale[i], min[i]);
   }
 }
 
-// Rows [row, row + R) for T tokens from t0 on.
-template <Fmt F, int R, int T>
-[[gnu::noinline]] void gemv_tile(const Matrix<F>& w, int64_t row, const uint8_t* prepared, const PreparedLayout& layout, int64_t t0,
-               float* y, int64_t y_stride, const Epilogue& e) {
+// Rows [row, row + count), at most four, for T tokens from t0 on.
+template <Fmt F, int T>
+[[gnu::noinline]] void gemv_tile(const Matrix<F>& w, int64_t row, int64_t count, const uint8_t* prepared,
+                                 const PreparedLayout& layout, int64_t t0, float* y, int64_t y_stride, const Epilogue& e) {
   Token x[T];
   UNROLL for (int t = 0; t < T; ++t) x[t] = Token(prepared + (t0 + t) * layout.size, layout);
-  __m512 acc[R][T];
-  UNROLL for (int r = 0; r < R; ++r) {
-    UNROLL for (int t = 0; t < T; ++t) acc[r][t] = _mm512_setzero_ps();
-  }
+  const FourRows<F> rows(w, row, count);
+  const int64_t ahead = 4 * w.codes_stride > kAhead ? 4 * w.codes_stride : kAhead;
+  __m512 acc[T];
+  UNROLL for (int t = 0; t < T; ++t) acc[t] = _mm512_setzero_ps();
   int64_t b = 0;
-  for (; b + 16 <= w.blocks; b += 16) sixteen_blocks<F, R, T, true>(acc, w, row, x, b, 16);
-  if (b < w.blocks) sixteen_blocks<F, R, T, false>(acc, w, row, x, b, w.blocks - b);
+  for (; b + 16 <= w.blocks; b += 16) sixteen_blocks<F, T, true>(acc, rows, ahead, x, b, 16);
+  if (b < w.blocks) sixteen_blocks<F, T, false>(acc, rows, ahead, x, b, w.blocks - b);
+  const __m512i firsts = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
   UNROLL for (int t = 0; t < T; ++t) {
-    const __m512 zero = _mm512_setzero_ps();
-    const __m128 v = R == 4   ? sum4(acc[0][t], acc[1 % R][t], acc[2 % R][t], acc[3 % R][t])
-                     : R == 2 ? sum4(acc[0][t], acc[1 % R][t], zero, zero)
-                              : sum4(acc[0][t], zero, zero, zero);
-    store16(_mm512_castps128_ps512(v), first16(R), t0 + t, row, y, y_stride, e);
+    __m512 sums = _mm512_add_ps(acc[t], _mm512_permute_ps(acc[t], 0x01));  // lane 0: 0 + 1
+    sums = _mm512_add_ps(sums, _mm512_permute_ps(acc[t], 0x02));
+    sums = _mm512_add_ps(sums, _mm512_permute_ps(acc[t], 0x03));
+    store16(_mm512_permutexvar_ps(firsts, sums), first16(count), t0 + t, row, y, y_stride, e);
   }
 }
 
-template <Fmt F, int R>
-void gemv_rows(const Matrix<F>& w, int64_t row, const uint8_t* prepared, const PreparedLayout& layout, int64_t tokens,
-               float* y, int64_t y_stride, const Epilogue& e) {
+template <Fmt F>
+void gemv_rows(const Matrix<F>& w, int64_t row, int64_t count, const uint8_t* prepared, const PreparedLayout& layout,
+               int64_t tokens, float* y, int64_t y_stride, const Epilogue& e) {
   int64_t t = 0;
-  for (; tokens - t >= 4; t += 4) gemv_tile<F, R, 4>(w, row, prepared, layout, t, y, y_stride, e);
+  for (; tokens - t >= 4; t += 4) gemv_tile<F, 4>(w, row, count, prepared, layout, t, y, y_stride, e);
   switch (tokens - t) {
-    case 3: gemv_tile<F, R, 3>(w, row, prepared, layout, t, y, y_stride, e); break;
-    case 2: gemv_tile<F, R, 2>(w, row, prepared, layout, t, y, y_stride, e); break;
-    case 1: gemv_tile<F, R, 1>(w, row, prepared, layout, t, y, y_stride, e); break;
+    case 3: gemv_tile<F, 3>(w, row, count, prepared, layout, t, y, y_stride, e); break;
+    case 2: gemv_tile<F, 2>(w, row, count, prepared, layout, t, y, y_stride, e); break;
+    case 1: gemv_tile<F, 1>(w, row, count, prepared, layout, t, y, y_stride, e); break;
   }
 }
 

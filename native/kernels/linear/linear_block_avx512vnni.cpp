@@ -24,9 +24,8 @@ void run(const WeightView& view, const float*, int64_t, const void* prepared, in
   const uint8_t* x = static_cast<const uint8_t*>(prepared);
   if (tokens >= kGemmTokens<Traits<F>::nibbles>) return gemm<F>(w, view.in, x, tokens, out_begin, out_end, y, y_stride, e, scratch);
   const PreparedLayout layout(view.in, Traits<F>::nibbles);
-  int64_t row = out_begin;
-  for (; row + 4 <= out_end; row += 4) gemv_rows<F, 4>(w, row, x, layout, tokens, y, y_stride, e);
-  for (; row < out_end; ++row) gemv_rows<F, 1>(w, row, x, layout, tokens, y, y_stride, e);
+  for (int64_t row = out_begin; row < out_end; row += 4)
+    gemv_rows<F>(w, row, out_end - row < 4 ? out_end - row : 4, x, layout, tokens, y, y_stride, e);
 }
 
 template <Fmt F>

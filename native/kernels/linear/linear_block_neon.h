@@ -1,12 +1,13 @@
-// Block formats with NEON: int8 activations, R rows x T tokens at once, the vector along the row. Included by one file per
-// instruction set, which defines
+// Block formats with NEON: int8 activations, four rows x T tokens at once, the vector along the row. Included by one file
+// per instruction set, which defines
 //
 //   Dot::of(a, b)          int8x16 -> int32x4: the 16 products added up in some way to four sums
 //   Dot::of(a, b, c, d)    of(a, b) + of(c, d)
 //
 // Codes become signed bytes: i4 are used as 16 * c (the high nibble stays where it is, the low one is shifted up), which
-// the scale takes back, exactly; u8 as u - 128, which `bias` of linear_prepared.h takes back. So no product of two is
-// larger than 128 * 127, and a sum of two fits in 16 bits.
+// the block's sum takes back; u8 as u - 128, which `bias` of linear_prepared.h takes back. So no product of two is larger
+// than 128 * 127, and a sum of two fits in 16 bits. The sums of a block are added up as integers, of four rows together:
+// so a block of four rows is one vector, whose float sums go as linear_formats.h says.
 #pragma once
 
 #include "kernels/linear/linear_block_neon_prepare.h"
@@ -20,8 +21,6 @@ namespace {
 
 constexpr int64_t kAhead = 8192;  // bytes of codes; as in linear_block_avx512_gemv.h
 
-template <Fmt F>
-constexpr float kCodeUnit = Traits<F>::nibbles && Traits<F>::is_signed ? 0.0625f : 1.0f;
 template <Fmt F>
 constexpr bool kHasBias = !Traits<F>::nibbles && !Traits<F>::is_signed;
 template <Fmt F>
@@ -61,15 +60,14 @@ struct Token {
       : codes(reinterpret_cast<const int8_t*>(p)), scale(floats_at(p, l.scale)), sums(floats_at(p, l.sums)), bias(ints_at(p, l.bias)) {}
 };
 
-// Activation scales of 4 weight blocks from block b on.
-template <Fmt F>
-inline float32x4_t token_scales(const Token& x, int64_t b) {
-  if constexpr (Traits<F>::block == 16) {
-    const float32x2_t two = vld1_f32(x.scale + b / 2);
-    return vcombine_f32(vdup_lane_f32(two, 0), vdup_lane_f32(two, 1));
-  } else {
-    return vld1q_f32(x.scale + b);
-  }
+// As a matrix.
+inline void transpose4(float32x4_t v[4]) {
+  const float32x4_t a = vtrn1q_f32(v[0], v[1]), b = vtrn2q_f32(v[0], v[1]);
+  const float32x4_t c = vtrn1q_f32(v[2], v[3]), d = vtrn2q_f32(v[2], v[3]);
+  v[0] = vcombine_f32(vget_low_f32(a), vget_low_f32(c));
+  v[1] = vcombine_f32(vget_low_f32(b), vget_low_f32(d));
+  v[2] = vcombine_f32(vget_high_f32(a), vget_high_f32(c));
+  v[3] = vcombine_f32(vget_high_f32(b), vget_high_f32(d));
 }
 
 // Block b of a row as signed bytes: nibbles: even elements, odd ones; bytes: first half, second half (q6_k has one).
@@ -102,82 +100,83 @@ inline int32x4_t block_dot(const Codes& w, const Token& x, int64_t b) {
   }
 }
 
-// Block b + kLane; s: the four blocks' combined scales.
-template <Fmt F, int R, int T, int kLane>
-inline void one_block(float32x4_t acc[R][T], const float32x4_t s[R][T], const uint8_t* p, int64_t stride, const Token x[T],
-                      int64_t b) {
-  UNROLL for (int r = 0; r < R; ++r) {
-    const Codes codes = unpack<F>(p + r * stride + kLane * kBlockBytes<F>);
-    UNROLL for (int t = 0; t < T; ++t) {
-      const float32x4_t d = vcvtq_f32_s32(block_dot<F>(codes, x[t], b + kLane));
-      acc[r][t] = vfmaq_laneq_f32(acc[r][t], d, s[r][t], kLane);
-    }
-  }
+// v[r]: four sums of row r -> lane r: the sum of all.
+template <Fmt F>
+inline int32x4_t add_up(const int32x4_t v[4]) {
+  const int32x4_t sums = vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]));
+  return Traits<F>::nibbles && Traits<F>::is_signed ? vshrq_n_s32(sums, 4) : sums;
 }
 
-// Four blocks from b on, or the last `count` of them.
-template <Fmt F, int R, int T, bool kFull>
-inline void four_blocks(float32x4_t acc[R][T], const Matrix<F>& w, int64_t row, const Token x[T], int64_t b, int64_t count) {
-  float32x4_t s[R][T];
-  UNROLL for (int r = 0; r < R; ++r) {
-    const int64_t at = (row + r) * w.scale_stride, super = (row + r) * w.super_stride;
-    const float32x4_t scale = vmulq_n_f32(levels4<F, kFull>(w.scale + at, w.super_scale + super, b, count), kCodeUnit<F>);
-    UNROLL for (int t = 0; t < T; ++t) s[r][t] = vmulq_f32(scale, token_scales<F>(x[t], b));
-    if constexpr (Traits<F>::has_min) {
-      const float32x4_t min = levels4<F, kFull>(w.min + at, w.super_min + super, b, count);
-      UNROLL for (int t = 0; t < T; ++t) {
-        const float32x4_t sums = vld1q_f32(x[t].sums + b);
-        acc[r][t] = Traits<F>::min_sign > 0 ? vfmaq_f32(acc[r][t], min, sums) : vfmsq_f32(acc[r][t], min, sums);
+// Four blocks from b on, or the last `count` of them. acc[t][i], lane r: blocks of row r with number % 4 == i.
+template <Fmt F, int T, bool kFull>
+inline void four_blocks(float32x4_t acc[T][4], const FourRows<F>& w, int64_t ahead, const Token x[T], int64_t b,
+                        int64_t count) {
+  float32x4_t scale[4], min[4];
+  UNROLL for (int r = 0; r < 4; ++r) {
+    scale[r] = levels4<F, kFull>(w.scale[r], w.super_scale[r], b, count);
+    if constexpr (Traits<F>::has_min) min[r] = levels4<F, kFull>(w.min[r], w.super_min[r], b, count);
+  }
+  transpose4(scale);
+  if constexpr (Traits<F>::has_min) transpose4(min);
+  if (kFull) {  // the rows that come next
+    const uint8_t* next = w.codes[0] + ahead + b * kBlockBytes<F> * 4;
+    UNROLL for (int64_t i = 0; i < 16 * kBlockBytes<F>; i += 64) __builtin_prefetch(next + i, 0, 2);
+  }
+  UNROLL for (int64_t i = 0; i < 4; ++i) {
+    if (!kFull && i >= count) continue;
+    int32x4_t d[T][4];
+    UNROLL for (int r = 0; r < 4; ++r) {
+      const Codes codes = unpack<F>(w.codes[r] + (b + i) * kBlockBytes<F>);
+      UNROLL for (int t = 0; t < T; ++t) d[t][r] = block_dot<F>(codes, x[t], b + i);
+    }
+    UNROLL for (int t = 0; t < T; ++t) {
+      const float32x4_t both = vmulq_n_f32(scale[i], x[t].scale[Traits<F>::block == 16 ? (b + i) / 2 : b + i]);
+      acc[t][i] = vfmaq_f32(acc[t][i], vcvtq_f32_s32(add_up<F>(d[t])), both);
+      if constexpr (Traits<F>::has_min) {
+        const float32x4_t sums = vdupq_n_f32(x[t].sums[b + i]);
+        acc[t][i] = Traits<F>::min_sign > 0 ? vfmaq_f32(acc[t][i], min[i], sums) : vfmsq_f32(acc[t][i], min[i], sums);
       }
     }
   }
-  const uint8_t* p = w.codes + row * w.codes_stride + b * kBlockBytes<F>;
-  if (T == 1 && kFull) {  // the rows that come next
-    const int64_t ahead = R * w.codes_stride > kAhead ? R * w.codes_stride : kAhead;
-    const uint8_t* next = w.codes + row * w.codes_stride + ahead + b * kBlockBytes<F> * R;
-    UNROLL for (int64_t i = 0; i < 4 * kBlockBytes<F> * R; i += 64) __builtin_prefetch(next + i, 0, 2);
-  }
-  one_block<F, R, T, 0>(acc, s, p, w.codes_stride, x, b);
-  if (kFull || count > 1) one_block<F, R, T, 1>(acc, s, p, w.codes_stride, x, b);
-  if (kFull || count > 2) one_block<F, R, T, 2>(acc, s, p, w.codes_stride, x, b);
-  if (kFull) one_block<F, R, T, 3>(acc, s, p, w.codes_stride, x, b);
 }
 
-// Rows [row, row + R) for T tokens from t0 on.
-template <Fmt F, int R, int T>
-[[gnu::noinline]] void tile(const Matrix<F>& w, int64_t row, const uint8_t* prepared, const PreparedLayout& layout,
-                            int64_t t0, float* y, int64_t y_stride, const Epilogue& e) {
+// Rows [row, row + count), at most four, for T tokens from t0 on.
+template <Fmt F, int T>
+[[gnu::noinline]] void tile(const Matrix<F>& w, int64_t row, int64_t count, const uint8_t* prepared,
+                            const PreparedLayout& layout, int64_t t0, float* y, int64_t y_stride, const Epilogue& e) {
   Token x[T];
   UNROLL for (int t = 0; t < T; ++t) x[t] = Token(prepared + (t0 + t) * layout.size, layout);
-  float32x4_t acc[R][T];
-  UNROLL for (int r = 0; r < R; ++r) {
-    UNROLL for (int t = 0; t < T; ++t) acc[r][t] = vdupq_n_f32(0);
+  const FourRows<F> four(w, row, count);
+  const int64_t ahead = 4 * w.codes_stride > kAhead ? 4 * w.codes_stride : kAhead;
+  float32x4_t acc[T][4];
+  UNROLL for (int t = 0; t < T; ++t) {
+    UNROLL for (int i = 0; i < 4; ++i) acc[t][i] = vdupq_n_f32(0);
   }
   int64_t b = 0;
-  for (; b + 4 <= w.blocks; b += 4) four_blocks<F, R, T, true>(acc, w, row, x, b, 4);
-  if (b < w.blocks) four_blocks<F, R, T, false>(acc, w, row, x, b, w.blocks - b);
+  for (; b + 4 <= w.blocks; b += 4) four_blocks<F, T, true>(acc, four, ahead, x, b, 4);
+  if (b < w.blocks) four_blocks<F, T, false>(acc, four, ahead, x, b, w.blocks - b);
   UNROLL for (int t = 0; t < T; ++t) {
-    UNROLL for (int r = 0; r < R; ++r) {
+    float v[4];
+    vst1q_f32(v, vaddq_f32(vaddq_f32(vaddq_f32(acc[t][0], acc[t][1]), acc[t][2]), acc[t][3]));
+    for (int64_t r = 0; r < count; ++r) {
       const int64_t o = row + r;
-      float v = vaddvq_f32(acc[r][t]);
-      if (e.bias) v += e.bias[o];
-      if (e.residual) v += e.residual[(t0 + t) * e.residual_stride + o];
-      y[(t0 + t) * y_stride + o] = v;
+      if (e.bias) v[r] += e.bias[o];
+      if (e.residual) v[r] += e.residual[(t0 + t) * e.residual_stride + o];
+      y[(t0 + t) * y_stride + o] = v[r];
     }
   }
 }
 
-// R rows x T tokens as the 32 registers allow: one token four rows at once, else two rows and up to four tokens.
-template <Fmt F, int R>
-void rows(const Matrix<F>& w, int64_t row, const uint8_t* x, const PreparedLayout& layout, int64_t tokens, float* y,
-          int64_t y_stride, const Epilogue& e) {
+template <Fmt F>
+void rows(const Matrix<F>& w, int64_t row, int64_t count, const uint8_t* x, const PreparedLayout& layout, int64_t tokens,
+          float* y, int64_t y_stride, const Epilogue& e) {
   int64_t t = 0;
-  for (; t + 4 <= tokens; t += 4) tile<F, R, 4>(w, row, x, layout, t, y, y_stride, e);
+  for (; t + 4 <= tokens; t += 4) tile<F, 4>(w, row, count, x, layout, t, y, y_stride, e);
   if (t + 2 <= tokens) {
-    tile<F, R, 2>(w, row, x, layout, t, y, y_stride, e);
+    tile<F, 2>(w, row, count, x, layout, t, y, y_stride, e);
     t += 2;
   }
-  if (t < tokens) tile<F, R, 1>(w, row, x, layout, t, y, y_stride, e);
+  if (t < tokens) tile<F, 1>(w, row, count, x, layout, t, y, y_stride, e);
 }
 
 // Tokens in blocks whose activations stay in half of a 512 KB L2 cache, that of Kunpeng 920 and of FT-2000+ per core.
@@ -194,11 +193,8 @@ void run_rows(const WeightView& view, const float*, int64_t, const void* prepare
     const uint8_t* x = static_cast<const uint8_t*>(prepared) + t * layout.size;
     const Epilogue part{e.bias, e.residual ? e.residual + t * e.residual_stride : nullptr, e.residual_stride};
     float* to = y + t * y_stride;
-    int64_t row = out_begin;
-    if (count == 1)
-      for (; row + 4 <= out_end; row += 4) tile<F, 4, 1>(w, row, x, layout, 0, to, y_stride, part);
-    for (; row + 2 <= out_end; row += 2) rows<F, 2>(w, row, x, layout, count, to, y_stride, part);
-    for (; row < out_end; ++row) rows<F, 1>(w, row, x, layout, count, to, y_stride, part);
+    for (int64_t row = out_begin; row < out_end; row += 4)
+      rows<F>(w, row, out_end - row < 4 ? out_end - row : 4, x, layout, count, to, y_stride, part);
   }
 }
 

@@ -39,19 +39,12 @@ struct NeonPanel {
     return count == 4 ? levels4<F, true>(one, super, b, 4) : levels4<F, false>(one, super, b, count);
   }
 
+  static void transpose(Float v[4]) { transpose4(v); }
   static void transpose(Int v[4]) {
-    const int32x4_t a = vtrn1q_s32(v[0], v[1]), b = vtrn2q_s32(v[0], v[1]);
-    const int32x4_t c = vtrn1q_s32(v[2], v[3]), d = vtrn2q_s32(v[2], v[3]);
-    v[0] = vcombine_s32(vget_low_s32(a), vget_low_s32(c));
-    v[1] = vcombine_s32(vget_low_s32(b), vget_low_s32(d));
-    v[2] = vcombine_s32(vget_high_s32(a), vget_high_s32(c));
-    v[3] = vcombine_s32(vget_high_s32(b), vget_high_s32(d));
-  }
-  static void transpose(Float v[4]) {
-    Int i[4];
-    for (int k = 0; k < 4; ++k) i[k] = vreinterpretq_s32_f32(v[k]);
-    transpose(i);
-    for (int k = 0; k < 4; ++k) v[k] = vreinterpretq_f32_s32(i[k]);
+    Float f[4];
+    for (int k = 0; k < 4; ++k) f[k] = vreinterpretq_f32_s32(v[k]);
+    transpose4(f);
+    for (int k = 0; k < 4; ++k) v[k] = vreinterpretq_s32_f32(f[k]);
   }
 
   // Nibbles: even codes, odd ones.

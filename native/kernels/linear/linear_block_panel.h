@@ -170,38 +170,50 @@ inline void store_panel(const typename V::Float* acc, int64_t t, int64_t row, in
   }
 }
 
+// acc = every `step`th block from `first` on, fours [from, from + count) of them: a remainder of linear_formats.h.
+template <class V, Fmt F, int T, int kFrom, int kCount>
+inline void panel_part(typename V::Float acc[V::kVectors][T], const Panel& panel, const uint8_t* const x[T],
+                       const PreparedLayout& layout, int64_t first, int64_t step) {
+  constexpr int64_t kScales = kBlock / Traits<F>::block * kPanelRows<V>;
+  UNROLL for (int v = 0; v < V::kVectors; ++v) {
+    UNROLL for (int t = 0; t < T; ++t) acc[v][t] = V::splat(0);
+  }
+  for (int64_t b = first; b < layout.blocks; b += step) {
+    const float* scales = panel.scales + b * kScales + (kFrom ? kPanelRows<V> : 0);
+    panel_block<V, F, T, kFrom, kCount>(acc, panel.codes + b * 8 * kFourBytes<V, F>, scales, x, layout, b);
+    if constexpr (Traits<F>::has_min) {
+      const float* mins = panel.mins + b * kPanelRows<V>;
+      UNROLL for (int t = 0; t < T; ++t) {
+        const typename V::Float sum = V::splat(float_at(x[t] + layout.sums + b * 4));
+        UNROLL for (int v = 0; v < V::kVectors; ++v) acc[v][t] = V::fma(V::load(mins + v * V::kLanes), sum, acc[v][t]);
+      }
+    }
+  }
+}
+
 // One panel, whose first `count` rows exist, x T tokens from t0 on.
 template <class V, Fmt F, int T>
 [[gnu::noinline]] void panel_tile(const Panel& panel, const uint8_t* prepared, const PreparedLayout& layout, int64_t t0,
                                   int64_t row, int64_t count, float* y, int64_t y_stride, const Epilogue& e) {
   const uint8_t* x[T];
   UNROLL for (int t = 0; t < T; ++t) x[t] = prepared + (t0 + t) * layout.size;
-  typename V::Float acc[V::kVectors][T];
+  typename V::Float total[V::kVectors][T];
   UNROLL for (int v = 0; v < V::kVectors; ++v) {
-    UNROLL for (int t = 0; t < T; ++t) acc[v][t] = V::splat(0);
+    UNROLL for (int t = 0; t < T; ++t) total[v][t] = V::splat(0);
   }
-  const uint8_t* codes = panel.codes;
-  const float *scales = panel.scales, *mins = panel.mins;
-  for (int64_t b = 0; b < layout.blocks; ++b) {
-    if constexpr (Traits<F>::block == 16) {
-      panel_block<V, F, T, 0, 4>(acc, codes, scales, x, layout, b);
-      panel_block<V, F, T, 4, 4>(acc, codes, scales + kPanelRows<V>, x, layout, b);
-    } else {
-      panel_block<V, F, T, 0, 8>(acc, codes, scales, x, layout, b);
+#pragma GCC unroll 1
+  for (int i = 0; i < 4; ++i) {
+    typename V::Float acc[V::kVectors][T];
+    if constexpr (Traits<F>::block == 32) panel_part<V, F, T, 0, 8>(acc, panel, x, layout, i, 4);
+    else if (i % 2) panel_part<V, F, T, 4, 4>(acc, panel, x, layout, i / 2, 2);
+    else panel_part<V, F, T, 0, 4>(acc, panel, x, layout, i / 2, 2);
+    UNROLL for (int v = 0; v < V::kVectors; ++v) {
+      UNROLL for (int t = 0; t < T; ++t) total[v][t] = V::add(total[v][t], acc[v][t]);
     }
-    if constexpr (Traits<F>::has_min) {
-      UNROLL for (int t = 0; t < T; ++t) {
-        const typename V::Float sum = V::splat(float_at(x[t] + layout.sums + b * 4));
-        UNROLL for (int v = 0; v < V::kVectors; ++v) acc[v][t] = V::fma(V::load(mins + v * V::kLanes), sum, acc[v][t]);
-      }
-      mins += kPanelRows<V>;
-    }
-    codes += 8 * kFourBytes<V, F>;
-    scales += kBlock / Traits<F>::block * kPanelRows<V>;
   }
   UNROLL for (int t = 0; t < T; ++t) {
     typename V::Float rows[V::kVectors];
-    UNROLL for (int v = 0; v < V::kVectors; ++v) rows[v] = acc[v][t];
+    UNROLL for (int v = 0; v < V::kVectors; ++v) rows[v] = total[v][t];
     store_panel<V>(rows, t0 + t, row, count, y, y_stride, e);
   }
 }

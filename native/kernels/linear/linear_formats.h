@@ -2,6 +2,14 @@
 //
 // Everything is in an anonymous namespace and free of the standard library, because files compiled for one ISA include
 // it: nothing of it may be merged with another file's copy.
+//
+// The order of sums, so that a result has the same bits for one token and for many, whichever kernel computes it (ADR 0027;
+// the portable reference has an order of its own). Of one row and one token:
+//
+//   d[b]  the products of block b, added up as integers: exact
+//   p[i]  over the blocks b = i, i + 4, i + 8 ...: p = fma(d[b], scale of the weights * scale of the activations, p), then,
+//         with a min, p = fma(min, sum of the activations, p)
+//   y     ((p[0] + p[1]) + p[2]) + p[3], + bias, + residual
 #pragma once
 
 #include <string.h>
@@ -55,6 +63,24 @@ struct Matrix {
         codes_stride(Traits<F>::nibbles ? w.in / 2 : w.in),
         scale_stride(Traits<F>::two_level ? blocks : 2 * blocks),
         super_stride(w.in / Traits<F>::super * 2) {}
+};
+
+// Four rows of which the first `count` exist; the others repeat the last one, and their results are not stored.
+template <Fmt F>
+struct FourRows {
+  const uint8_t *codes[4], *scale[4], *min[4], *super_scale[4], *super_min[4];
+  FourRows(const Matrix<F>& w, int64_t row, int64_t count) {
+    for (int64_t r = 0; r < 4; ++r) {
+      const int64_t at = row + (r < count ? r : count - 1);
+      codes[r] = w.codes + at * w.codes_stride;
+      scale[r] = w.scale + at * w.scale_stride;
+      super_scale[r] = w.super_scale + at * w.super_stride;
+      if constexpr (Traits<F>::has_min) {
+        min[r] = w.min + at * w.scale_stride;
+        super_min[r] = w.super_min + at * w.super_stride;
+      }
+    }
+  }
 };
 
 }  // namespace

@@ -8,9 +8,9 @@
 // and the sources of weights: struct S { kBytes; load(const uint8_t*), load(const uint8_t*, count) }, where the second
 // reads `count` values and gives zeros for the others.
 //
-// Products and sums are f32 whatever is stored. Few tokens: four rows are widened as they are read, from end to end. Many
-// tokens: `in` is cut into chunks, four rows of a chunk are widened into scratch and used for a block of tokens whose part
-// of x stays in the L2 cache; y gathers the chunks.
+// Products and sums are f32 whatever is stored. `in` is cut into chunks, whose sums y gathers, so that many tokens and few
+// give the same bits (ADR 0027). Few tokens: four rows are widened as they are read. Many tokens: four rows of a chunk are
+// widened into scratch and used for a block of tokens whose part of x stays in the L2 cache.
 #pragma once
 
 #include <stddef.h>
@@ -120,25 +120,40 @@ size_t plain_scratch(const WeightView& w, int64_t tokens) {
   return S::kBytes == 4 || few_tokens(w.in, tokens) ? 0 : static_cast<size_t>(4 * kChunk * 4);
 }
 
+// Elements of a row that are added up before y is added to; the same for any number of tokens.
+inline int64_t chunk_of(int64_t in) {
+  const int64_t chunks = (in + kChunk - 1) / kChunk;
+  return ((in + chunks - 1) / chunks + 15) / 16 * 16;
+}
+
+template <class V, class S, int R>
+void plain_few_rows(const WeightView& w, const float* x, int64_t x_stride, int64_t tokens, int64_t o, const uint8_t* next,
+                    float* y, int64_t y_stride, const Epilogue& e) {
+  const int64_t row_bytes = w.in * S::kBytes, chunk = chunk_of(w.in);
+  for (int64_t i = 0; i < w.in; i += chunk) {
+    const int64_t n = w.in - i < chunk ? w.in - i : chunk;
+    const PlainTile p{w.codes + o * row_bytes + i * S::kBytes, row_bytes, x + i, x_stride, n, y, y_stride,
+                      i ? nullptr : &e, next ? next + i * R * S::kBytes : nullptr};
+    plain_rows<V, S, R>(p, 0, tokens, o);
+  }
+}
+
 template <class V, class S>
 void run_plain_few(const WeightView& w, const float* x, int64_t x_stride, int64_t tokens, int64_t out_begin,
                    int64_t out_end, float* y, int64_t y_stride, const Epilogue& e) {
   const int64_t row_bytes = w.in * S::kBytes, ahead = 4 * row_bytes > kAhead ? 4 * row_bytes : kAhead;
   int64_t o = out_begin;
   for (; o + 4 <= out_end; o += 4) {
-    const uint8_t* p = w.codes + o * row_bytes;
-    const uint8_t* next = ahead <= kFarthest ? p + ahead : nullptr;
-    plain_rows<V, S, 4>({p, row_bytes, x, x_stride, w.in, y, y_stride, &e, next}, 0, tokens, o);
+    const uint8_t* next = ahead <= kFarthest ? w.codes + o * row_bytes + ahead : nullptr;
+    plain_few_rows<V, S, 4>(w, x, x_stride, tokens, o, next, y, y_stride, e);
   }
-  for (; o < out_end; ++o)
-    plain_rows<V, S, 1>({w.codes + o * row_bytes, row_bytes, x, x_stride, w.in, y, y_stride, &e, nullptr}, 0, tokens, o);
+  for (; o < out_end; ++o) plain_few_rows<V, S, 1>(w, x, x_stride, tokens, o, nullptr, y, y_stride, e);
 }
 
 template <class V, class S>
 void run_plain_many(const WeightView& w, const float* x, int64_t x_stride, int64_t tokens, int64_t out_begin,
                     int64_t out_end, float* y, int64_t y_stride, const Epilogue& e, float* scratch) {
-  const int64_t row_bytes = w.in * S::kBytes, chunks = (w.in + kChunk - 1) / kChunk;
-  const int64_t chunk = ((w.in + chunks - 1) / chunks + 15) / 16 * 16;
+  const int64_t row_bytes = w.in * S::kBytes, chunk = chunk_of(w.in);
   const int64_t block = kTokenBlockBytes / (4 * chunk) / V::kTokens * V::kTokens;
   for (int64_t t = 0; t < tokens; t += block) {
     const int64_t end = t + block < tokens ? t + block : tokens;
