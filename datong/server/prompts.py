@@ -71,7 +71,7 @@ def conversation(model: Model, body: ChatRequest, tools: list[dict[str, Any]]) -
     if body.reasoning_effort is not None:
         extra.setdefault("reasoning_effort", body.reasoning_effort)
     dialogue = model.dialogue
-    own = dialogue is not None and dialogue.tools is not None
+    own = dialogue is not None and dialogue.calls
     if tools and not own:
         dialogue = generic(dialogue.reasoning if dialogue else None)
         messages = described(messages, tools)

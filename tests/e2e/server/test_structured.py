@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import openai
 import pytest
+
+from datong.package.create import import_checkpoint
 
 ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Go."}], "temperature": 1.0}
 PERSON = {
@@ -119,6 +123,44 @@ def test_parallel_calls_and_a_named_one(client: Any) -> None:
     calls = [call for c in named if c.choices for call in c.choices[0].delta.tool_calls or ()]
     assert len(calls) == 8 and {call.function.name for call in calls} == {"time"}
     assert {call.index for call in calls} == {0} and len({call.id for call in calls}) == 8
+
+
+# marks by which a chat template shows its form of calls (datong/importer/dialogue)
+FORMS = {"qwen_xml": "<tool_call> <function= <parameter=", "minimax_m2": "<minimax:tool_call>", "glm4": "<arg_key>"}
+PROPERTIES = {"text": {"type": "string"}, "days": {"type": "integer"}}
+NOTE = {
+    "type": "function",
+    "function": {"name": "note", "parameters": {"type": "object", "properties": PROPERTIES, "required": ["days"]}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_required_call_in_a_form_that_is_not_json(
+    form: str, serve: Any, checkpoint_template: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(checkpoint_template, tmp_path / "tiny"))
+    for name, changes in (
+        ("config.json", {"max_position_embeddings": 2048}),
+        ("tokenizer_config.json", {"chat_template": "{# " + FORMS[form] + " #}{{ messages[0].content }}"}),
+    ):
+        (source / name).write_text(json.dumps({**json.loads((source / name).read_text()), **changes}))
+    root = import_checkpoint(source).root
+    assert json.loads((root / "dialogue.json").read_text())["name"] == form
+    whole = 0
+    with serve(root).client() as client:
+        for seed in range(3):
+            ask = {**ASK, "tools": [WEATHER, TIME, NOTE], "tool_choice": "required", "max_tokens": 400, "n": 4}
+            for choice in client.chat.completions.create(**ask, seed=seed * 10, parallel_tool_calls=False).choices:
+                if choice.finish_reason == "length":  # a text of noise may have no end
+                    continue
+                whole += 1
+                (call,) = choice.message.tool_calls
+                arguments = json.loads(call.function.arguments)
+                schemas = {
+                    tool["function"]["name"]: tool["function"].get("parameters") for tool in (WEATHER, TIME, NOTE)
+                }
+                jsonschema.validate(arguments, schemas[call.function.name] or {"maxProperties": 0})
+    assert whole > 4
 
 
 def test_calls_in_free_text_are_read(client: Any) -> None:

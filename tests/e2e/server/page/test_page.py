@@ -233,6 +233,29 @@ def test_the_other_model_loads_when_asked(page: Any, site: Any) -> None:
     page.until(lambda: page.text("#device") == "cpu · measured")
 
 
+def test_one_model_on_two_devices(page: Any, serve: Callable[..., Any], package_template: Path) -> None:
+    live = serve(package_template, f"{package_template}@reference")
+    page.open(live.url, sampling={"max_tokens": 5})
+    assert [option.text for option in page.all("#model option")] == ["tiny"]
+    assert [option.text for option in page.all("#devices option")] == ["cpu", "reference"]
+    assert page.one("#devices").is_displayed() and page.text("#device") == "cpu · measured"
+    page.send("hi")
+    assert page.answer()["device"] == "cpu"
+    page.one("#devices").send_keys("r")  # by keyboard: the option that begins so
+    page.until(lambda: "reference" in page.one("#devices").get_attribute("value"))
+    page.one("#input").click()
+    page.send("again")
+    assert page.answer()["model"] == "tiny@reference"
+    page.until(lambda: page.text("#device") == "reference · measured")
+    page.load()
+    assert page.one("#devices").get_attribute("value") == "tiny@reference"
+
+
+def test_one_device_needs_no_picker(page: Any, site: Any) -> None:
+    page.open(site.url)
+    assert not page.one("#devices").is_displayed()
+
+
 def test_by_keyboard_only(page: Any, site: Any) -> None:
     page.open(site.url, sampling=GREEDY)
     focused = "return document.activeElement.id || document.activeElement.className"
