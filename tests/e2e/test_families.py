@@ -24,25 +24,29 @@ GOLDENS = Path(__file__).resolve().parents[1] / "data" / "goldens"
 BOUND = 2e-3  # max |logit difference|; tests/data/goldens/README.md says why
 # family -> functions that its graph needs
 FAMILIES: dict[str, set[str]] = {
-    "deepseek_v3": {"MoE"},
+    "deepseek_v3": {"LatentAttention", "MoE"},
     "deepseek_v32": {"MoE", "SelectKeys", "SparseAttention"},
-    "deepseek_v3_fp8": {"MoE", "DequantizeTiles"},
+    "deepseek_v3_fp8": {"DequantizeTiles", "LatentAttention", "MoE"},
     "gemma3": {"GLU"},
     "gemma3_text": {"GLU"},
     "glm4": set(),
     "glm4_moe": {"MoE"},
-    "glm4_moe_lite": {"MoE"},
+    "glm4_moe_lite": {"LatentAttention", "MoE"},
     "gpt_oss": {"MoE", "Attention"},
     "internvl": set(),
     "internvl_chat": set(),
+    "minimax_m1": {"MoE", "LinearAttention"},
     "minimax_m2": {"MoE"},
     "minimax_m2_fp8": {"MoE", "DequantizeTiles"},
     "minimax_m3_vl": {"MoE", "GLU", "SelectKeys", "SparseAttention"},
     "minimax_text01": {"MoE", "LinearAttention"},
+    "mistral": set(),
+    "mixtral": {"MoE"},
     "neo_chat": set(),
     "phi3": set(),
     "phi4_mini": set(),
     "qwen2_5_vl": set(),
+    "qwen3_5": {"CausalConv", "GatedDelta"},
     "qwen3_5_moe": {"MoE", "CausalConv", "GatedDelta"},
     "qwen3_5_moe_text": {"MoE", "CausalConv", "GatedDelta"},
     "qwen3_5_text": {"CausalConv", "GatedDelta"},
@@ -57,18 +61,19 @@ FAMILIES: dict[str, set[str]] = {
     "step_robotics": set(),
 }
 # families in whose goldens noise of 2e-6 in the embeddings alone moves them by up to 3e-3
-NOISY = {"qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"}
+NOISY = {"qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"}
 OPERATORS = {
     "MoE": "moe",
     "CausalConv": "causal_conv",
     "GatedDelta": "gated_delta",
     "LinearAttention": "linear_attention",
+    "LatentAttention": "latent_attention",
     "SelectKeys": "select_keys",
     "SparseAttention": "sparse_attention",
 }
 IN_TRANSFORMERS = {"deepseek_v3", "glm4", "glm4_moe", "glm4_moe_lite", "gpt_oss", "minimax_m2", "qwen3_moe"} | NOISY
-IN_TRANSFORMERS |= {"deepseek_v32", "gemma3_text", "phi3", "phi4_mini"}
-WITH_IMAGES = {"gemma3", "internvl", "minimax_m3_vl", "qwen2_5_vl", "qwen3_vl"}
+IN_TRANSFORMERS |= {"deepseek_v32", "gemma3_text", "mistral", "mixtral", "phi3", "phi4_mini"}
+WITH_IMAGES = {"gemma3", "internvl", "minimax_m3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_vl"}
 
 
 def bound(family: str) -> float:

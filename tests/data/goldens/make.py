@@ -82,6 +82,11 @@ def stepped(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Files:
     return outer, {**tensors, **{name: torch.full(shape, 0.5) for name, shape in noise.items()}}
 
 
+def m1(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Files:
+    """As MiniMax-M1 is published: Text-01's layers and names under a model type of its own."""
+    return {**config, "model_type": "minimax_m1", "architectures": ["MiniMaxM1ForCausalLM"]}, tensors
+
+
 @dataclass(frozen=True)
 class Spec:
     """One checkpoint: a class of transformers, its config, and how the published files differ from what it saves."""
@@ -104,6 +109,9 @@ SPECS = {
         "text_config": {**TEXT, "model_type": "qwen2"}, "tie_word_embeddings": False,
         "vision_config": {**SIGLIP, "image_size": [28, 28], "patch_size": [14, 14]},
     }, chat),
+    "minimax_m1": Spec("", "minimax_text01", m1),
+    "mistral": Spec("MistralForCausalLM", {**TEXT, "head_dim": 24, "sliding_window": 9}),
+    "mixtral": Spec("MixtralForCausalLM", {**TEXT, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "phi3": Spec("Phi3ForCausalLM", {**TEXT, "sliding_window": 9}),
     "phi4_mini": Spec("Phi3ForCausalLM", {
         **TEXT, "hidden_size": 64, "original_max_position_embeddings": 64, "tie_word_embeddings": True,
@@ -117,6 +125,13 @@ SPECS = {
                                                     "mrope_section": [2, 2, 2]}},
         "vision_config": {**QWEN_VISION, "fullatt_block_indexes": [0]},
     }, flat),
+    "qwen3_5": Spec("Qwen3_5ForConditionalGeneration", {
+        "text_config": {**TEXT, "num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 2,
+                        "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+                        "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.5,
+                                            "mrope_section": [2, 1, 1], "mrope_interleaved": True}},
+        "vision_config": {**QWEN_VISION, "num_position_embeddings": 16},
+    }),
     "qwen3_vl": Spec("Qwen3VLForConditionalGeneration", {
         "text_config": {**TEXT, "head_dim": 16,
                         "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2],
