@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import csv
+import os
 import re
 import signal
 import sys
@@ -161,11 +162,13 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    begun, loaded = commit(), os.getloadavg()  # now: neither this tree nor this machine stays as it is for ten minutes
     rows = {"load": load, "disconnects": disconnects, "kill": kill}[options.what](options)
     path = HERE / "results" / f"soak-{options.what}.csv"
     with path.open("w", newline="") as file:
         said = " ".join(Path(word).name for word in sys.argv[1:])
-        file.write(f"# {machine()}; {options.threads} threads; {commit()}; soak.py {said}\n")
+        load_text = " ".join(f"{value:.2f}" for value in loaded)
+        file.write(f"# {machine()}; {options.threads} threads; {begun}; load before {load_text}; soak.py {said}\n")
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/reference/*.md and docs/chips/*.md from the tables in the code and the chip descriptors.
+"""Write docs/reference/*.md, docs/chips/*.md and README's table of speed from code, chip descriptors and bench/results.
 
 tests/unit/test_docs_in_sync.py fails when they differ.
 
@@ -8,6 +8,7 @@ python scripts/generate_docs.py [--check]
 
 from __future__ import annotations
 
+import csv
 import inspect
 import sys
 from collections.abc import Callable
@@ -271,7 +272,86 @@ def model_families() -> str:
     return "".join(out)
 
 
-PAGES = {"ops.md": operators, "errors.md": exceptions, "env.md": variables, "models.md": model_families}
+# ---- speed ---------------------------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- speed: by scripts/generate_docs.py from bench/results -->\n", "<!-- end of speed -->"
+COMPARISONS = {  # what bench/compare.py wrote -> title
+    "compare-smollm2-q4_0-2t": "SmolLM2-135M-Instruct, Q4_0",
+    "compare-rand1b-2t": "a random Llama of 1.1 billion parameters, Q4_0",
+}
+SHORT = ("prefill 512", "decode at 16", "16 at once")  # tasks in README
+
+
+def _comparison(name: str) -> tuple[list[str], dict[str, dict[str, list[str]]]]:
+    """A CSV of bench/compare.py: its conditions, and task -> engine -> [median, least, most, ratio, share of limit]."""
+    with (ROOT / "bench" / "results" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        [header], _, *rows = csv.reader(file)
+    found: dict[str, dict[str, list[str]]] = {}
+    for task, engine, *numbers in rows:
+        found.setdefault(task, {})[engine] = numbers
+    return header.lstrip("# ").split(" | "), found
+
+
+def _number(text: str) -> str:
+    value = float(text)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _beside(engine: str, numbers: dict[str, list[str]]) -> str:
+    if engine not in numbers:
+        return ""
+    return f"{_number(numbers[engine][0])} ({float(numbers[engine][3]):.2f} x)"
+
+
+def speed() -> str:
+    """Every comparison with other programs, with its conditions and plot."""
+    out = [HEADER.format(source="bench/results"), "# Speed beside other programs\n\n"]
+    out.append(
+        "Written by `bench/compare.py`: all engines alternating in one run, medians; in brackets how many times as\n"
+        "good Datong is. Tokens per second, unless a task says otherwise. `of limit`: decoding against plain reads of\n"
+        "the same bytes, prompts against the processor's int8 products, both measured in the same run.\n"
+    )
+    for name, title in COMPARISONS.items():
+        conditions, tasks = _comparison(name)
+        engines = list(dict.fromkeys(engine for numbers in tasks.values() for engine in numbers if engine != "datong"))
+        out.append(f"\n## {title}\n\n" + "".join(f"- {line}\n" for line in conditions) + "\n")
+        rows = []
+        for task, numbers in tasks.items():
+            own = numbers["datong"]
+            share = f"{float(own[4]):.0%}" if own[4] else ""
+            spread = f"{_number(own[0])} ({_number(own[1])} to {_number(own[2])})"
+            rows.append([task, spread, share, *(_beside(engine, numbers) for engine in engines)])
+        out.append(_table(["task", "Datong (least to most)", "of limit", *engines], rows))
+        out.append(f"\n![{title}](../../bench/results/{name}.svg)\n")
+    return "".join(out)
+
+
+def readme_speed() -> str:
+    """The part of README between the marks."""
+    rows, conditions = [], []
+    for name, title in COMPARISONS.items():
+        words, tasks = _comparison(name)
+        conditions.append(f"[{words[2]}](bench/results/{name}.csv): {words[-2]}")
+        for task in SHORT:
+            if task in tasks:
+                own = tasks[task]["datong"][0]
+                rows.append([title, task, _number(own), *(_beside(e, tasks[task]) for e in ("llama.cpp", "openvino"))])
+    head = ["model", "task, tokens/s", "Datong", "llama.cpp (Datong is)", "OpenVINO GenAI (Datong is)"]
+    first = _comparison(next(iter(COMPARISONS)))[0]
+    versions = ", ".join(word for word in first if word.startswith(("datong", "llama", "openvino", "commit")))
+    return (f"{first[0]}, {first[1]}; {versions}; every task with spread, limits and plots: "
+            f"[docs/reference/speed.md](docs/reference/speed.md).\n\n{_table(head, rows)}\nMeasured limits: "
+            f"{'; '.join(conditions)}.\n")  # fmt: skip
+
+
+def _with_speed(text: str) -> str:
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}{readme_speed()}{END}{after}"
+
+
+PAGES = {"ops.md": operators, "errors.md": exceptions, "env.md": variables, "models.md": model_families,
+         "speed.md": speed}  # fmt: skip
 CHIP_PAGES: dict[str, Callable[[], str]] = {
     "README.md": chip_index,
     **{f"{name}.md": partial(chip_page, name) for name in stacks()},
@@ -290,6 +370,11 @@ def main(check: bool) -> int:
             if not check:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
+    readme = ROOT / "README.md"
+    if readme.exists() and (text := readme.read_text(encoding="utf-8")) != (new := _with_speed(text)):
+        stale.append("README.md")
+        if not check:
+            readme.write_text(new, encoding="utf-8")
     if stale:
         print(f"{'differ' if check else 'written'}: {', '.join(stale)}", file=sys.stderr)
     return 1 if check and stale else 0

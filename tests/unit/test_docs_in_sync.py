@@ -23,10 +23,15 @@ def script() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["ops.md", "errors.md", "env.md", "models.md"])
+@pytest.mark.parametrize("page", ["ops.md", "errors.md", "env.md", "models.md", "speed.md"])
 def test_page_is_what_the_code_says(page: str) -> None:
     have = (ROOT / "docs" / "reference" / page).read_text(encoding="utf-8")
     assert have == script().PAGES[page](), f"docs/reference/{page} is stale: run scripts/generate_docs.py"
+
+
+def test_readme_has_the_measured_table() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == script()._with_speed(text), "README's table of speed is stale: run scripts/generate_docs.py"
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"{name}.md" for name in stacks())])
@@ -67,6 +72,8 @@ def test_pages_hold_every_row() -> None:
 
 def test_check_fails_on_a_stale_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = script()
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "results").symlink_to(ROOT / "bench" / "results")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     assert module.main(check=True) == 1
     assert module.main(check=False) == 0
