@@ -224,7 +224,7 @@ def route(
     p = e / e.sum(axis=1, keepdims=True) if score == "softmax" else _logistic(x)
     choice = p if select_bias is None else p + select_bias.astype(np.float64)
     if groups > 1:
-        members = choice.reshape(len(x), groups, -1)
+        members = choice.reshape(len(x), groups, x.shape[1] // groups)
         best = np.sort(members, axis=2)[:, :, -2:].sum(axis=2)
         allowed = np.zeros(best.shape, bool)
         np.put_along_axis(allowed, np.argsort(-best, axis=1, kind="stable")[:, :top_groups], True, axis=1)

@@ -1,5 +1,7 @@
 """Every operator of every backend of this machine against its definition."""
 
+from dataclasses import replace
+
 import pytest
 
 from datong.backends.reference import ReferenceBackend
@@ -25,3 +27,12 @@ def test_operator_is_right_or_refused(backend: Backend, op: str) -> None:
     assert not failures, "\n".join([f"{len(failures)} of {len(results)} cases", *failures[:10]])
     if op in backend.fusions() or OPS[op].tier == "core":
         assert {r.state for r in results} == {"passed"}
+
+
+def test_steps_that_ask_for_no_row(backend: Backend) -> None:
+    """A chunk in the middle of a prompt: after the last attention there is nothing to compute."""
+    kinds = {(c.op, c.params.get("groups") not in (None, 1, [1, 1])): c for c in cases(lambda c: "tokens" in c.params)}
+    fixed = ("embedding", "rope", "take_rows")  # of all tokens, of which there is one at least; of given rows
+    empty = [replace(c, params={**c.params, "tokens": 0}) for c in kinds.values() if c.op not in fixed]
+    results = run_cases(backend, {}, empty)
+    assert not [f"{r.case}: {r.reason}" for r in results if r.state == "failed"]

@@ -158,7 +158,7 @@ def route(logits: Array, select_bias: Array | None, attrs: dict[str, Any]) -> tu
     choice = score if select_bias is None else score + select_bias
     groups = attrs.get("groups", 1)
     if groups > 1:
-        members = choice.reshape(len(x), groups, -1)
+        members = choice.reshape(len(x), groups, choice.shape[1] // groups)
         best = np.argsort(-np.sort(members, axis=2)[..., -2:].sum(axis=2), axis=1, kind="stable")
         closed = np.ones((len(x), groups), bool)
         np.put_along_axis(closed, best[:, : attrs.get("top_groups", 1)], False, axis=1)
