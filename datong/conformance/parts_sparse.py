@@ -55,12 +55,12 @@ def _sparse_attention(b: PartBuilder, p: Params) -> Scene:
     for places, tokens in zip(steps, counts, strict=True):
         made = {n: b.rng.standard_normal((tokens, width)).astype(np.float32) for n, width in widths.items()}
         flat = [place for one in places for place in one]
-        made["chosen"] = np.stack([_choice(b, place // block, groups, top_k) for place in flat])
+        made["chosen"] = np.stack([choice(b, place // block, groups, top_k) for place in flat])
         arrays.append(made)
     return Scene(arrays, sequences)
 
 
-def _choice(b: PartBuilder, own: int, groups: int, top_k: int) -> Array:
+def choice(b: PartBuilder, own: int, groups: int, top_k: int) -> Array:
     """As select_keys gives it: ascending numbers up to the token's own block, which is always there, then -1."""
     found = np.full((groups, top_k), -1.0, np.float32)
     for row in found:

@@ -1,7 +1,7 @@
-"""LatentAttention(q, latent, k_rope, weight, past_key) -> y, present_key, spec `latent_attention`, with a stock body.
+"""LatentAttention(q, latent, k_rope, weight, chosen, past_key) -> y, present_key, spec `latent_attention`.
 
-The body is the absorbed form: queries are taken into the narrow space, so that the cache `[batch, 1, past, C + R]` is
-read as it is, by all heads.
+The body, of stock operators, is the absorbed form: queries are taken into the narrow space, so that the cache
+`[batch, 1, past, C + R]` is read as it is, by all heads.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import numpy as np
 import onnx_ir as ir
 
 from datong.importer.body import Attrs, Body, overload
+from datong.importer.functions_sparse import marks_of, places_of
 
-LATENT_INPUTS = ("q", "latent", "k_rope", "weight", "past_key")
+LATENT_INPUTS = ("q", "latent", "k_rope", "weight", "chosen", "past_key")
 
 
 def latent_attention(attributes: Attrs, present: Sequence[bool]) -> ir.Function:
@@ -32,11 +33,16 @@ def latent_attention(attributes: Attrs, present: Sequence[bool]) -> ir.Function:
     query = b("Concat", narrow, b("Slice", q, b.ints(plain), end, last), axis=-1)
     score = b("MatMul", query, b("Transpose", keys, perm=[0, 1, 3, 2]))
     score = b("Mul", score, b.real(float(attributes["scale"])))
-    before, more = b("Squeeze", b.size(b.inputs["past_key"], 2)), b("Squeeze", b.size(new, 2))
-    total, one, zero = b("Add", before, more), b("Squeeze", b.ints(1)), b("Squeeze", b.ints(0))
-    own = b("Unsqueeze", b("Range", before, total, one), b.ints(1))
-    every = b("Unsqueeze", b("Range", zero, total, one), b.ints(0))
-    weights = b("Softmax", b("Where", b("GreaterOrEqual", own, every), score, b.real(-np.inf)), axis=-1)
+    places, every, total = places_of(b, b.inputs["past_key"], new, 2)
+    seen = b("GreaterOrEqual", places, every)
+    if not present[LATENT_INPUTS.index("chosen")]:
+        weights = b("Softmax", b("Where", seen, score, b.real(-np.inf)), axis=-1)
+    else:
+        numerals = (b("Squeeze", b.ints(0)), b("Squeeze", b.ints(1)))
+        marks = marks_of(b, b("Unsqueeze", b.inputs["chosen"], b.ints(1)), total, numerals)
+        inside = b("Slice", marks, b.ints(0), b("Unsqueeze", total, b.ints(0)), b.ints(3))
+        picked = b("Greater", inside, b.real(0.5))  # [b, 1, seq, total]
+        weights = b("Softmax", b("Where", b("And", seen, picked), score, b.real(-np.inf)), axis=-1)
     found = b("MatMul", weights, b("Slice", keys, b.ints(0), wide, last))  # [b, H, seq, C]
     y = b("Transpose", b("MatMul", found, b("Transpose", down, perm=[0, 2, 1])), perm=[0, 2, 1, 3])
     packed = b("Reshape", y, b.ints(0, 0, -1))

@@ -37,7 +37,7 @@ def select_keys(attributes: Attrs, present: Sequence[bool]) -> ir.Function:
     if heads != groups:  # [b, H, seq, total] -> [b, G, seq, total]
         apart = b("Concat", b.size(score, 0), b.ints(groups, heads // groups), b("Shape", score, start=2), axis=0)
         score = b("ReduceSum", b("Reshape", score, apart), b.ints(2), keepdims=0)
-    places, every, total = _places(b, b.inputs["past_index"], b.inputs["k"], 1)
+    places, every, total = places_of(b, b.inputs["past_index"], b.inputs["k"], 1)
     score = b("Where", b("GreaterOrEqual", places, every), score, b.real(-np.inf))
     one, zero = b("Squeeze", b.ints(1)), b("Squeeze", b.ints(0))
     size = b("Squeeze", b.ints(block))
@@ -75,16 +75,11 @@ def sparse_attention(attributes: Attrs, present: Sequence[bool]) -> ir.Function:
     )
     keys = b("Concat", b.inputs["past_key"], k, axis=2)
     values = b("Concat", b.inputs["past_value"], v, axis=2)
-    places, every, total = _places(b, b.inputs["past_key"], k, 2)
+    places, every, total = places_of(b, b.inputs["past_key"], k, 2)
     one, zero, size = b("Squeeze", b.ints(1)), b("Squeeze", b.ints(0)), b("Squeeze", b.ints(block))
     count = b("Div", b("Add", total, b("Squeeze", b.ints(block - 1))), size)
     chosen = b("Transpose", b("Reshape", b.inputs["chosen"], b.ints(0, 0, groups, -1)), perm=[0, 2, 1, 3])
-    numbers = b("Cast", chosen, to=ir.DataType.INT64)  # [b, G, seq, K]
-    safe = b("Where", b("Less", numbers, zero), count, numbers)
-    width = b("Unsqueeze", b("Add", count, one), b.ints(0))
-    empty = b("Expand", b.real(0.0), b("Concat", b("Shape", chosen, end=3), width, axis=0))
-    ones = b("Expand", b.real(1.0), b("Shape", chosen))
-    marks = b("ScatterElements", empty, safe, ones, axis=3)  # what nobody chose falls behind the last block
+    marks = marks_of(b, chosen, count, (zero, one))
     owner = b("Div", b("Range", zero, total, one), size)
     picked = b("Greater", b("Gather", marks, owner, axis=3), b.real(0.5))  # [b, G, seq, total]
     seen = b("And", picked, b("GreaterOrEqual", places, every))
@@ -97,7 +92,21 @@ def sparse_attention(attributes: Attrs, present: Sequence[bool]) -> ir.Function:
     return b.function("SparseAttention", overload(attributes, present), [packed, keys, values], attributes)
 
 
-def _places(b: Body, past: ir.Value, new: ir.Value, axis: int) -> tuple[ir.Value, ir.Value, ir.Value]:
+def marks_of(b: Body, chosen: ir.Value, count: ir.Value, numerals: tuple[ir.Value, ir.Value]) -> ir.Value:
+    """Blocks that are among chosen [b, G, seq, K], -1 for none, are 1, others 0: [b, G, seq, count + 1] f32.
+
+    What nobody chose falls behind the last block. `numerals` are the scalars 0 and 1.
+    """
+    numbers = b("Cast", chosen, to=ir.DataType.INT64)
+    safe = b("Where", b("Less", numbers, numerals[0]), count, numbers)
+    width = b("Unsqueeze", b("Add", count, numerals[1]), b.ints(0))
+    empty = b("Expand", b.real(0.0), b("Concat", b("Shape", chosen, end=3), width, axis=0))
+    ones = b("Expand", b.real(1.0), b("Shape", chosen))
+    marks: ir.Value = b("ScatterElements", empty, safe, ones, axis=3)
+    return marks
+
+
+def places_of(b: Body, past: ir.Value, new: ir.Value, axis: int) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Places of the new tokens [seq, 1], of all keys [1, total], and how many keys there are."""
     before, more = b("Squeeze", b.size(past, 2)), b("Squeeze", b.size(new, axis))
     total = b("Add", before, more)

@@ -66,13 +66,16 @@ CORE = (
        "as attention, over the keys j <= own place whose j // block is among chosen of the head's group; none: y = 0",
        "function datong::SparseAttention (ScatterElements-18, Softmax-13, MatMul-13)", "attention"),
     Op("latent_attention", "core",
-       ("q[T,Hq*D] f32", "latent[T,C] f32", "k_rope[T,Dr] f32", "weight[Hq*E,C] format"), ("y[T,Hq*Dv] f32",),
+       ("q[T,Hq*D] f32", "latent[T,C] f32", "k_rope[T,Dr] f32", "weight[Hq*E,C] format", "chosen[T,K]? f32"),
+       ("y[T,Hq*Dv] f32",),
        {"layer": "int, index of the cache", "num_heads": "int Hq", "plain": "int P; D = P + Dr, E = P + Dv",
         "scale": "float"},
        "write [latent, k_rope] of the new tokens into the paged cache, one row [C + Dr] for all heads; per head h, "
        "weight[h] = [up [P, C], down [Dv, C]]: key j is [up @ latent[j], k_rope[j]], value j is down @ latent[j]; "
-       "then causal attention over each sequence's own cache",
-       "function datong::LatentAttention, in the absorbed form (MatMul-13, Softmax-13)", "attention"),
+       "then causal attention over each sequence's own cache; with chosen, of select_keys with G = 1 and block = 1, "
+       "over the keys of these numbers alone, of which a token has one at least",
+       "function datong::LatentAttention, in the absorbed form (MatMul-13, Softmax-13, ScatterElements-18)",
+       "attention"),
     Op("layer_norm", "core", ("x[T,n] f32", "weight[n] plain", "bias[n]? plain"), ("y[T,n] f32",), {"eps": "float > 0"},
        "y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over each row", "LayerNormalization-17"),
     Op("glu", "core", ("gate[T,n] f32", "up[T,n] f32"), ("y[T,n] f32",),

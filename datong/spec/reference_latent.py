@@ -17,6 +17,7 @@ def latent_attention(
     latent: Array,
     k_rope: Array,
     weight: Array,
+    chosen: Array | None = None,
     *,
     step: Step,
     key_cache: Array,
@@ -29,7 +30,9 @@ def latent_attention(
 
     q [T, Hq*(P+R)], latent [T, C], k_rope [T, R], weight [Hq*(P+Dv), C] -> [T, Hq*Dv] f32. Of head h, rows h*(P+Dv)...
     of the weight make the key's first P channels and then the value of a row's first C channels; the key's last R are
-    the row's own. key_cache [B, 1, block, C+R].  Source: DeepSeek-V2 (arXiv 2405.04434), 2.1; HF `DeepseekV3Attention`.
+    the row's own. key_cache [B, 1, block, C+R]. With `chosen` [T, K] f32, as select_keys gives it for one group and
+    blocks of one key, a token sees the keys of these numbers alone.
+    Source: DeepSeek-V2 (arXiv 2405.04434), 2.1; HF `DeepseekV3Attention`, `DeepseekV32Attention`.
     """
     tokens, size, wide = q.shape[0], key_cache.shape[2], latent.shape[1]
     rows = np.concatenate([latent, k_rope], axis=1)
@@ -47,7 +50,13 @@ def latent_attention(
         values = np.einsum("hvc,jc->hjv", down, seen[:, :wide])
         own = q3[start:stop].transpose(1, 0, 2)
         score = (own[..., :plain] @ keys.transpose(0, 2, 1) + own[..., plain:] @ seen[:, wide:].T) * scale
-        score[:, places[:, None] < every[None]] = -np.inf
-        part = np.exp(score - score.max(2, keepdims=True)) if stop > start else score
-        y[start:stop] = (part @ values / part.sum(2, keepdims=True)).transpose(1, 0, 2)
+        hidden = places[:, None] < every[None]
+        if chosen is not None:
+            hidden |= ~(chosen[start:stop, :, None] == every).any(1)
+        score[:, hidden] = -np.inf
+        seeing = ~hidden.all(1)  # tokens
+        if not seeing.any():
+            continue
+        part = np.exp(score[:, seeing] - score[:, seeing].max(2, keepdims=True))
+        y[start:stop][seeing] = (part @ values / part.sum(2, keepdims=True)).transpose(1, 0, 2)
     return np.ascontiguousarray(y.reshape(tokens, -1), dtype=np.float32)

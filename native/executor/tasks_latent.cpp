@@ -1,7 +1,8 @@
 // latent_attention, in the absorbed form (datong/spec/reference_latent.py is the expanded one):
 //
 //   1. new rows [latent, k_rope] go into the cache; per head, q[:P] @ up and q[P:] make a query over whole rows;
-//   2. per token and a few heads, softmax over the sequence's rows and the sum of their first C channels;
+//   2. per token and a few heads, softmax over the sequence's rows, or the chosen ones, and the sum of their first C
+//      channels;
 //   3. per head, that sum comes back through `down`.
 //
 // 1 and 3 are cut by heads: a row of the weight is dequantised once for all tokens. 2 is cut by tokens and heads: a block
@@ -40,8 +41,13 @@ class LatentAttention : public Task {
     value_ = weight_.out / heads_ - plain_;
     if (value_ < 1) node.invalid("has a weight without rows for values");
     node.activation(0, heads_ * (plain_ + turned_));
-    for (int i = 0; i < 3; ++i)
-      if (node.activation(i).lead != Lead::tokens) node.invalid("works on tokens, rows came");
+    if (node.present(4)) {
+      chosen_ = node.input_index(4);
+      top_ = node.activation(4).width;
+      if (top_ > int64_t{1} << 24) node.refuse("more than 2^24 chosen keys");
+    }
+    for (int i = 0; i < node.input_count(); ++i)
+      if (i != 3 && node.present(i) && node.activation(i).lead != Lead::tokens) node.invalid("works on tokens, rows came");
     node.result(0, Lead::tokens, heads_ * value_);
     scale_ = static_cast<float>(node.number("scale"));
     if (context.caches) find_cache(node, *context.caches);
@@ -139,17 +145,20 @@ class LatentAttention : public Task {
   // Heads [first, first + kHeads) of one token.
   void attend(const Run& run, const CacheLayer& layer, int64_t t, int64_t first, const float* queries, float* found,
               float* own) const {
-    const int64_t s = sequence_of(run, t), count = position_of(run, s, t) + 1, heads = std::min(kHeads, heads_ - first);
+    const int64_t s = sequence_of(run, t), end = position_of(run, s, t) + 1, heads = std::min(kHeads, heads_ - first);
     const int32_t* table = run.block_tables + s * run.table_width;
+    const int64_t count = chosen_ < 0 ? end : top_;
     float *rows = own, *scores = own + kBlockSize * row_, top[kHeads], total[kHeads];
     std::fill_n(top, kHeads, kNever);
     std::fill_n(total, kHeads, 0.0f);
     std::fill_n(found + (t * heads_ + first) * wide_, heads * wide_, 0.0f);
     for (int64_t start = 0; start < count; start += kBlockSize) {
-      const int64_t n = std::min(kBlockSize, count - start), at = table[start / kBlockSize] * kBlockSize * row_;
+      int64_t n = std::min(kBlockSize, count - start);
       const float* block = rows;
-      if (layer.type == CacheType::f32) block = reinterpret_cast<const float*>(layer.keys) + at;
-      else vector_.widen(reinterpret_cast<const uint16_t*>(layer.keys) + at, layer.type == CacheType::bf16, rows, n * row_);
+      if (chosen_ >= 0)
+        n = gather(layer, table, run.floats(chosen_) + t * top_ + start, n, end, rows);
+      else
+        block = read(layer, table[start / kBlockSize] * kBlockSize * row_, n, rows);
       for (int64_t h = 0; h < heads; ++h) {
         const float* query = queries + (t * heads_ + first + h) * row_;
         float* sum = found + (t * heads_ + first + h) * wide_;
@@ -173,12 +182,32 @@ class LatentAttention : public Task {
     }
     for (int64_t h = 0; h < heads; ++h) {
       float* sum = found + (t * heads_ + first + h) * wide_;
-      for (int64_t c = 0; c < wide_; ++c) sum[c] /= total[h];
+      for (int64_t c = 0; total[h] > 0 && c < wide_; ++c) sum[c] /= total[h];
     }
   }
 
-  int q_, latent_, rope_, y_;
-  int64_t heads_, plain_, wide_, turned_, row_, value_;  // P, C, R, C + R, Dv
+  // n neighbouring rows in f32: where they lie, or widened into `into`.
+  const float* read(const CacheLayer& layer, int64_t at, int64_t n, float* into) const {
+    if (layer.type == CacheType::f32) return reinterpret_cast<const float*>(layer.keys) + at;
+    vector_.widen(reinterpret_cast<const uint16_t*>(layer.keys) + at, layer.type == CacheType::bf16, into, n * row_);
+    return into;
+  }
+
+  // The rows of those among n numbers that lie below `end`, one behind the other; how many.
+  int64_t gather(const CacheLayer& layer, const int32_t* table, const float* numbers, int64_t n, int64_t end, float* rows) const {
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      if (!(numbers[i] >= 0) || numbers[i] >= static_cast<float>(end)) continue;
+      const int64_t j = static_cast<int64_t>(numbers[i]);
+      float* to = rows + found++ * row_;
+      const float* row = read(layer, (table[j / kBlockSize] * kBlockSize + j % kBlockSize) * row_, 1, to);
+      if (row != to) std::copy_n(row, row_, to);
+    }
+    return found;
+  }
+
+  int q_, latent_, rope_, chosen_ = -1, y_;
+  int64_t heads_, plain_, wide_, turned_, row_, value_, top_ = 0;  // H, P, C, R, C + R, Dv, K
   WeightView weight_;
   float scale_;
   size_t cache_ = 0;
@@ -188,7 +217,7 @@ class LatentAttention : public Task {
 }  // namespace
 
 std::unique_ptr<Task> make_latent_attention(const NodeView& node, const BuildContext& context) {
-  node.expect_counts(4, 4, 1);
+  node.expect_counts(4, 5, 1);
   return std::make_unique<LatentAttention>(node, context);
 }
 

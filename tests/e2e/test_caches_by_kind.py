@@ -23,6 +23,9 @@ KINDS = {
     "step3p5": {"full", "window"},
     "minimax_text01": {"full", "recurrent"},
     "qwen3_next": {"full", "recurrent", "conv"},
+    "deepseek_v3": {"latent"},
+    "deepseek_v32": {"latent", "index"},
+    "minimax_m3_vl": {"full", "index"},
 }
 DEVICES = ["reference", "torch:cpu", "onnxruntime", "cpu"]
 

@@ -25,7 +25,7 @@ BOUND = 2e-3  # max |logit difference|; tests/data/goldens/README.md says why
 # family -> functions that its graph needs
 FAMILIES: dict[str, set[str]] = {
     "deepseek_v3": {"LatentAttention", "MoE"},
-    "deepseek_v32": {"MoE", "SelectKeys", "SparseAttention"},
+    "deepseek_v32": {"LatentAttention", "MoE", "SelectKeys"},
     "deepseek_v3_fp8": {"DequantizeTiles", "LatentAttention", "MoE"},
     "gemma3": {"GLU"},
     "gemma3_text": {"GLU"},

@@ -17,8 +17,8 @@ Array = NDArray[Any]
 
 
 def latent_attention(
-    q: Array, latent: Array, k_rope: Array, weight: Array, *, layer: int, num_heads: int, plain: int, scale: float,
-    step: Step, keys: Array,
+    q: Array, latent: Array, k_rope: Array, weight: Array, chosen: Array | None = None, *, layer: int, num_heads: int,
+    plain: int, scale: float, step: Step, keys: Array,
 ) -> Array:  # fmt: skip
     """In the absorbed form: queries go into the narrow space, so rows are read as they are."""
     size, wide = keys.shape[2], latent.shape[1]
@@ -28,6 +28,10 @@ def latent_attention(
     for t, (table, place) in enumerate(_tokens(step)):
         keys[table[place // size], 0, place % size] = np.concatenate([latent[t], k_rope[t]])
         seen = np.arange(place + 1)
+        if chosen is not None:
+            seen = np.intersect1d(chosen[t].astype(int), seen)
+        if not len(seen):
+            continue
         rows = keys[table[seen // size], 0, seen % size].astype(np.float64)
         narrow = np.einsum("hp,hpc->hc", own[t, :, :plain], heads[:, :plain])
         score = (narrow @ rows[:, :wide].T + own[t, :, plain:] @ rows[:, wide:].T) * scale

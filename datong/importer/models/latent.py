@@ -1,9 +1,8 @@
 """Multi-head latent attention (DeepSeek-V2 and later): k and v of each head out of one narrow vector per token.
 
-The cache holds that vector and one turned key for all heads, kv_rank + rope channels a token (`attend`, operator
-latent_attention). Where an indexer chooses keys (DeepSeek-V3.2), keys and values of all heads are made, and cached, as
-in plain attention with as many key heads as query heads (`qkv`): the answers are the same, the cache is larger. A head
-of q and k is [plain, rope], a head of v has a width of its own.
+The cache holds that vector and one turned key for all heads, kv_rank + rope channels a token: operator
+latent_attention. Where an indexer chooses keys (DeepSeek-V3.2), it makes its queries of the narrow vector of the
+queries. A head of q and k is [plain, rope], a head of v has a width of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from datong.importer.graph import GraphBuilder
-from datong.importer.models.decoder import Decoder, Latent
+from datong.importer.models import sparse
+from datong.importer.models.decoder import Decoder, Latent, Layer
 from datong.spec.program import CacheSpec
 
 # Not the config's: the published code leaves these two norms at their default (transformers 5.23, DeepseekV3Attention).
@@ -21,31 +21,19 @@ NARROW_EPS = 1e-6
 Table = tuple[ir.Value, ir.Value]
 
 
-def attend(b: GraphBuilder, d: Decoder, a: Latent, heads: int, prefix: str, h: ir.Value, table: Table) -> ir.Value:
+def attend(b: GraphBuilder, d: Decoder, layer: Layer, prefix: str, h: ir.Value, table: Table) -> ir.Value:
     """[batch, seq, heads * value] of h [batch, seq, hidden]. `prefix` is that of the attention's tensors."""
-    q_plain, q_rope, _ = _queries(b, d, a, heads, prefix, h, table)
-    latent, k_rope = _rows(b, d, a, prefix, h, table)
-    weight = b.weight(f"{prefix}kv_b_proj.weight", (heads * (a.plain + a.value), a.kv_rank))
-    layer = len(b.caches) if b.layer is None else b.layer
-    spec = CacheSpec(layer, "latent", 1, a.kv_rank + a.rope, a.kv_rank)
-    attributes = {"num_heads": heads, "plain": a.plain, "scale": float(d.attn_scale or (a.plain + a.rope) ** -0.5)}
-    q = b.joined([q_plain, q_rope], heads, "q")
-    return b.with_keys("LatentAttention", [q, latent, k_rope, weight], spec, heads * a.value, attributes, "attention")
-
-
-def qkv(
-    b: GraphBuilder, d: Decoder, a: Latent, heads: int, prefix: str, h: ir.Value, table: Table
-) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | None]:
-    """Turned q and k [batch, seq, heads * (plain + rope)] and v [batch, seq, heads * value] of h [batch, seq, hidden].
-
-    The fourth is the narrow vector of the queries, normed; None where they have none.
-    """
+    assert d.latent is not None
+    a, heads = d.latent, layer.heads
     q_plain, q_rope, normed = _queries(b, d, a, heads, prefix, h, table)
     latent, k_rope = _rows(b, d, a, prefix, h, table)
-    wide = b.linear(latent, f"{prefix}kv_b_proj.weight", heads * (a.plain + a.value), "kv_proj")
-    k_plain, v = b.slices(wide, a.plain + a.value, [a.plain, a.value], ["k_plain", "v"])
-    k = b.joined([k_plain, repeated(b, k_rope, heads)], heads, "k")
-    return b.joined([q_plain, q_rope], heads, "q"), k, v, normed
+    weight = b.weight(f"{prefix}kv_b_proj.weight", (heads * (a.plain + a.value), a.kv_rank))
+    chosen = None if layer.sparse is None else sparse.choose(b, d, layer.sparse, prefix, h, normed, table)
+    number = len(b.caches) if b.layer is None else b.layer
+    spec = CacheSpec(number, "latent", 1, a.kv_rank + a.rope, a.kv_rank)
+    attributes = {"num_heads": heads, "plain": a.plain, "scale": float(d.attn_scale or (a.plain + a.rope) ** -0.5)}
+    inputs = [b.joined([q_plain, q_rope], heads, "q"), latent, k_rope, weight, chosen]
+    return b.with_keys("LatentAttention", inputs, spec, heads * a.value, attributes, "attention")
 
 
 def _queries(
@@ -76,17 +64,3 @@ def _narrow(b: GraphBuilder, d: Decoder, prefix: str, h: ir.Value, weight: str, 
     """A projection of h; `d.qkv_bias` is of these alone."""
     name = f"{prefix}{weight}"
     return b.linear(h, f"{name}.weight", out, weight, f"{name}.bias" if d.qkv_bias else "")
-
-
-def repeated(b: GraphBuilder, x: ir.Value, times: int) -> ir.Value:
-    """[batch, seq, n] -> [batch, seq, times * n], by doubling: `concat` joins two."""
-    result, power, doubled = None, 1, x
-    while True:
-        if times & power:
-            result = doubled if result is None else b.joined([result, doubled], 1, f"k_rope.{times & (2 * power - 1)}")
-        power *= 2
-        if power > times:
-            break
-        doubled = b.joined([doubled, doubled], 1, f"k_rope.double{power}")
-    assert result is not None
-    return result

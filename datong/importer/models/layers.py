@@ -70,17 +70,13 @@ def attention_block(
         if layer.mixer is not None:
             return _residual(b, layer.attn_residual, x, h, recurrent.mix(b, d, layer.mixer, prefix, h))
         gate: ir.Value | None = None
-        narrow: ir.Value | None = None
         attn = f"{prefix}{n.attn}"
-        if d.latent is not None and table is not None and layer.sparse is None:
-            y = latent.attend(b, d, d.latent, layer.heads, attn, h, table)
+        if d.latent is not None and table is not None:
+            y = latent.attend(b, d, layer, attn, h, table)
         else:
-            if d.latent is not None and table is not None:
-                q, k, v, narrow = latent.qkv(b, d, d.latent, layer.heads, attn, h, table)
-            else:
-                q, k, v, gate = _turned_qkv(b, d, layer, prefix, h, table)
+            q, k, v, gate = _turned_qkv(b, d, layer, prefix, h, table)
             if layer.sparse is not None and table is not None:
-                chosen = sparse.choose(b, d, layer.sparse, attn, h, narrow, table)
+                chosen = sparse.choose(b, d, layer.sparse, attn, h, None, table)
                 y = sparse.attend(b, d, layer, layer.sparse, (q, k, v), chosen)
             else:
                 y = b.attention(

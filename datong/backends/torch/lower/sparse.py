@@ -82,29 +82,10 @@ def select_keys(node: Node, builder: Builder) -> str:
 def sparse_attention(node: Node, builder: Builder) -> str:
     """Dense attention, whose mask leaves the chosen keys. Raises Unsupported where numbers came rounded."""
     heads, kv_heads, groups, block = (int(str(node.attrs[n])) for n in ("num_heads", "num_kv_heads", "groups", "block"))
-    if builder.part.values[node.inputs[3]].kind == "input" and builder.dtype is not torch.float32:
-        why = f"numbers of blocks would cross to this device as {builder.dtype}; select_keys should run on it too"
-        raise Unsupported(builder.target.name, f"node `{node.name}`: {why}", reasons=[(node.name, why)])
+    check_numbers(node, builder, 3)
     layer, scale = int(str(node.attrs["layer"])), float(str(node.attrs["scale"]))
     sources, target = [builder.read(name) for name in node.inputs], builder.write(node.outputs[0])
     layouts, width = builder.layouts, builder.width(node.outputs[0])
-
-    def seen(chosen: Tensor, total: int, places: Tensor, wide: bool) -> Tensor:
-        """Chosen [B, n, G*K] f32, places [B, n, 1] -> [B, Hq, n, total] bool."""
-        count, new = chosen.shape[:2]
-        blocks = -(-total // block)
-        numbers = chosen.view(count, new, groups, -1).transpose(1, 2)
-        if wide:
-            numbers = numbers.masked_fill((numbers < 0) | (numbers > blocks), float(blocks)).to(torch.int64)
-            marks = torch.zeros((count, groups, new, blocks + 1), dtype=torch.float32, device=chosen.device)
-            marks = marks.scatter(3, numbers, 1.0).narrow(3, 0, blocks)  # what nobody chose fell behind the last
-        else:
-            each = torch.arange(blocks, dtype=torch.float32, device=chosen.device)
-            marks = (numbers[..., None] == each).to(torch.float32).amax(3)
-        keys = marks.repeat_interleave(block, 3).narrow(3, 0, total) > 0.5
-        every = torch.arange(total, dtype=torch.int32, device=chosen.device)
-        keys = keys & (every <= places)[:, None]
-        return keys.repeat_interleave(heads // groups, 1)
 
     def run(frame: Frame) -> None:
         assert frame.cache is not None and frame.whole is not None
@@ -123,7 +104,7 @@ def sparse_attention(node: Node, builder: Builder) -> str:
             own = q.narrow(0, row, count * new).view(count, new, heads, -1).transpose(1, 2)
             picked = chosen.narrow(0, row, count * new).view(count, new, -1)
             places, wide = places_of(frame, first, count, new), batch.slots.dtype is torch.int64
-            mask = seen(picked, every.shape[2], places, wide)
+            mask = seen(picked, groups, block, every.shape[2], places, wide).repeat_interleave(heads // groups, 1)
             y = functional.scaled_dot_product_attention(own, every, each, mask, scale=scale)
             results.append(y.transpose(1, 2).reshape(count * new, -1))
         frame.registers[target] = filled(results, frame.tokens - rows, width, q.dtype)
@@ -149,6 +130,30 @@ def _best_by_comparing(score: Tensor, many: int, numbers: Tensor) -> Tensor:
     at = (place[..., None, :] == slot[:, None]) & chosen[..., None, :]  # [.., many, blocks]
     found = (at.to(torch.float32) * numbers).sum(4)
     return found.masked_fill(at.to(torch.float32).sum(4) == 0, NOWHERE)
+
+
+def check_numbers(node: Node, builder: Builder, place: int) -> None:
+    """Raises Unsupported where input number `place`, of whole numbers, came rounded."""
+    if builder.part.values[node.inputs[place]].kind == "input" and builder.dtype is not torch.float32:
+        why = f"numbers of blocks would cross to this device as {builder.dtype}; select_keys should run on it too"
+        raise Unsupported(builder.target.name, f"node `{node.name}`: {why}", reasons=[(node.name, why)])
+
+
+def seen(chosen: Tensor, groups: int, block: int, total: int, places: Tensor, wide: bool) -> Tensor:
+    """Chosen [B, n, G*K] f32, places [B, n, 1] -> which keys are seen, [B, G, n, total] bool."""
+    count, new = chosen.shape[:2]
+    blocks = -(-total // block)
+    numbers = chosen.view(count, new, groups, -1).transpose(1, 2)
+    if wide:
+        numbers = numbers.masked_fill((numbers < 0) | (numbers > blocks), float(blocks)).to(torch.int64)
+        marks = torch.zeros((count, groups, new, blocks + 1), dtype=torch.float32, device=chosen.device)
+        marks = marks.scatter(3, numbers, 1.0).narrow(3, 0, blocks)  # what nobody chose fell behind the last
+    else:
+        each = torch.arange(blocks, dtype=torch.float32, device=chosen.device)
+        marks = (numbers[..., None] == each).to(torch.float32).amax(3)
+    keys = marks.repeat_interleave(block, 3).narrow(3, 0, total) > 0.5
+    every = torch.arange(total, dtype=torch.int32, device=chosen.device)
+    return keys & (every <= places)[:, None]
 
 
 def places_of(frame: Frame, first: int, count: int, new: int) -> Tensor:

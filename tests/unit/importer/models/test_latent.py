@@ -4,16 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from datong.errors import ConfigError
 from datong.importer import checkpoint, registry
 from datong.importer.config import Config
-from datong.importer.graph import F32, GraphBuilder
-from datong.importer.models import latent
 from datong.importer.models.decoder import Decoder, Latent
 
 GOLDENS = Path(__file__).parents[3] / "data" / "goldens"
@@ -41,6 +36,14 @@ def test_latent_goldens_are_accounted_for(name: str) -> None:
     assert weights.taken == set(weights.weights) and not weights.ignored
     assert [(c.kv_heads, c.key_dim, c.value_dim) for c in built.caches] == [(1, 32 + 8, 32)] * 3
     assert {c.kind for c in built.caches} == {"latent"}
+
+
+def test_an_indexer_beside_the_latent() -> None:
+    weights = checkpoint.read_weights(GOLDENS / "deepseek_v32")
+    built = registry.build_model(golden("deepseek_v32"), weights)
+    assert weights.taken == set(weights.weights) and not weights.ignored
+    found = {(c.kind, c.kv_heads, c.key_dim, c.value_dim) for c in built.caches}
+    assert found == {("latent", 1, 32 + 8, 32), ("index", 1, 16, 0)} and len(built.caches) == 2 * 3
 
 
 @pytest.mark.parametrize(("family", "sizes"), [("deepseek_v3", (1536, 512, 128, 64, 128)),
@@ -89,13 +92,3 @@ def test_latent_queries_without_a_narrow_vector() -> None:
 def test_wrong_latent_configs_are_named(family: str, changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         read(family, **{"num_key_value_heads": 4} | LATENT | changes)
-
-
-@pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 11, 20, 128])
-def test_the_shared_key_reaches_every_head(heads: int) -> None:
-    b = GraphBuilder("repeat", checkpoint.read_weights(GOLDENS / "deepseek_v3"))
-    b.output(latent.repeated(b, b.scale(b.input("x", F32, ("batch", "seq", 2)), 2.0, "twice"), heads), "y")
-    session = onnxruntime.InferenceSession(ir.to_proto(b.finish()).SerializeToString())
-    x = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
-    (y,) = session.run(None, {"x": x})
-    assert np.array_equal(y, np.tile(2 * x, heads))
