@@ -116,6 +116,10 @@ class GraphBuilder:
             self._scope = outer
         return self._matrices[name]
 
+    def has(self, name: str) -> bool:
+        """Is there such a weight in the checkpoint?"""
+        return self._weights.has(name)
+
     def is_packed(self, name: str) -> bool:
         """Is this weight of a format with blocks or tiles?"""
         return self._weights.is_packed(name)

@@ -64,6 +64,20 @@ class Glu:
 
 
 @dataclass(frozen=True)
+class Stacks:
+    """How experts may be stored as well; fields as in Experts."""
+
+    gate: str
+    up: str
+    down: str
+    order: str = "split"
+
+
+SINGLE = Stacks(*(f"mlp.experts.{{}}.{part}_proj.weight" for part in ("gate", "up", "down")))
+HALVES = Stacks("mlp.experts.gate_up_proj", "", "mlp.experts.down_proj", "halves")
+
+
+@dataclass(frozen=True)
 class Experts:
     """A mixture of experts in the place of the MLP. Names follow the layer's prefix."""
 
@@ -83,6 +97,7 @@ class Experts:
     up: str = "mlp.experts.{}.up_proj.weight"  # empty: inside `gate`, in `order`
     down: str = "mlp.experts.{}.down_proj.weight"
     order: str = "split"
+    also: tuple[Stacks, ...] = ()  # where the checkpoint has no `gate`: tools that quantise take stacks apart
     swapped: bool = False  # stacks are stored [count, in, out]
     gate_bias: str = ""
     up_bias: str = ""

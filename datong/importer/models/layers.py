@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +11,7 @@ import onnx_ir as ir
 from datong.importer.config import Config
 from datong.importer.graph import I64, GraphBuilder
 from datong.importer.models import latent, recurrent, sparse
-from datong.importer.models.decoder import Built, Decoder, Experts, Glu, Layer
+from datong.importer.models.decoder import Built, Decoder, Experts, Glu, Layer, Stacks
 from datong.importer.models.mixers import Residual
 from datong.importer.weights import WeightMap
 
@@ -186,6 +187,7 @@ def _mlp(b: GraphBuilder, d: Decoder, prefix: str, h: ir.Value, inner: int, glu:
 
 
 def _experts(b: GraphBuilder, d: Decoder, e: Experts, prefix: str, h: ir.Value) -> ir.Value:
+    e = _as_stored(b, e, prefix)
     router = f"{prefix}{e.router}"
     logits = b.linear(h, f"{router}.weight", e.count, "router", f"{router}.bias" if e.router_bias else "")
     both = e.inner * (1 if e.up else 2)
@@ -211,6 +213,14 @@ def _experts(b: GraphBuilder, d: Decoder, e: Experts, prefix: str, h: ir.Value) 
             gate = b.linear(h, f"{prefix}{e.shared_gate}.weight", 1, "gate")
             extra = b.scale_groups(extra, b.sigmoid(gate, "gate.sigmoid"), "gated")
     return b.add(y, extra, "with_shared")
+
+
+def _as_stored(b: GraphBuilder, e: Experts, prefix: str) -> Experts:
+    """`e` with the names under which this checkpoint has the experts."""
+    ways = (Stacks(e.gate, e.up, e.down, e.order), *e.also)
+    found = (one for one in ways if any(b.has(prefix + name.format(0)) for name in (one.gate, one.down)))
+    way = next(found, ways[0])
+    return replace(e, gate=way.gate, up=way.up, down=way.down, order=way.order)
 
 
 def _stack(b: GraphBuilder, e: Experts, prefix: str, name: str, shape: tuple[int, int], label: str) -> ir.Value:

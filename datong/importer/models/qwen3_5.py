@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datong.importer.config import Config
-from datong.importer.models.decoder import Decoder, Names, Reader
+from datong.importer.models.decoder import HALVES, SINGLE, Decoder, Names, Reader
 from datong.importer.models.qwen3_next import read_experts, read_hybrid
 
 IMAGES = "reads images; a text package computes without it"
@@ -43,8 +43,8 @@ def read_moe_outer(outer: Config) -> Decoder:
     """The text tower of the model with experts and images; the hub stacks the experts."""
     decoder = _tower(outer, read_moe)
     layers = tuple(
-        replace(layer, experts=e and replace(e, gate="mlp.experts.gate_up_proj", up="", down="mlp.experts.down_proj",
-                                             order="halves"))
+        replace(layer, experts=e and replace(e, gate=HALVES.gate, up="", down=HALVES.down, order=HALVES.order,
+                                             also=(SINGLE,)))
         for layer in decoder.layers for e in [layer.experts]
     )  # fmt: skip
     return replace(decoder, layers=layers)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from datong.importer.config import REQUIRED, Config
-from datong.importer.models.decoder import Decoder, Experts, Layer, read_sizes
+from datong.importer.models.decoder import HALVES, Decoder, Experts, Layer, read_sizes
 from datong.importer.models.mixers import Delta
 from datong.importer.rope import read_rope
 from datong.importer.show import show
@@ -44,6 +44,7 @@ def read_experts(config: Config, count: int, top_k: int) -> Experts:
         count, config.integer("num_experts_per_tok", top_k), config.integer("moe_intermediate_size", 512),
         renorm=config.flag("norm_topk_prob", True), shared="mlp.shared_expert.",
         shared_inner=config.integer("shared_expert_intermediate_size", 512), shared_gate="mlp.shared_expert_gate",
+        also=(HALVES,),
     )  # fmt: skip
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datong.importer.config import Config
-from datong.importer.models.decoder import Decoder, Experts, Layer, Names, read_sizes
+from datong.importer.models.decoder import Decoder, Experts, Layer, Names, Stacks, read_sizes
 from datong.importer.rope import read_rope
 
+# as compressed-tensors has them
+APART = Stacks(*(f"moe.experts.{{}}.{part}_proj.weight" for part in ("gate", "up", "down")))
 NAMES = Names(q="wq", q_in="q_proj", q_in_norm="inter_norm")
 
 
@@ -26,7 +28,7 @@ def read(config: Config) -> Decoder:
         config.integer("moe_num_experts", 48), config.integer("moe_top_k", 3),
         config.integer("moe_intermediate_size", 5120), renorm=config.flag("norm_expert_weight", False),
         router="moe.gate", gate="moe.gate_proj.weight", up="moe.up_proj.weight", down="moe.down_proj.weight",
-        shared="share_expert.", shared_inner=config.integer("share_expert_dim", 5120),
+        shared="share_expert.", shared_inner=config.integer("share_expert_dim", 5120), also=(APART,),
     )  # fmt: skip
     sparse = config.numbers_in_text("moe_layers_enum", range(4, s.layers - 1))
     layer = Layer(s.heads, s.kv_heads, s.head_dim, s.inner)

@@ -17,6 +17,7 @@ from typing import Any
 from datong.importer.config import Config
 from datong.importer.models.decoder import Decoder, Experts, Glu, Head, Layer, Names
 from datong.importer.models.glm4_moe import extra_layers
+from datong.importer.models.step3_text import APART
 from datong.importer.rope import Rope, read_rope
 
 NAMES = Names(gate_heads="g_proj")
@@ -172,7 +173,7 @@ def _named(count: int, top_k: int, inner: int, shared: int, renorm: bool, scale:
     return Experts(
         count, top_k, inner, score="sigmoid", renorm=renorm, scale=scale, router="moe.gate",
         select_bias="moe.router_bias", gate="moe.gate_proj.weight", up="moe.up_proj.weight",
-        down="moe.down_proj.weight", shared="share_expert.", shared_inner=shared,
+        down="moe.down_proj.weight", shared="share_expert.", shared_inner=shared, also=(APART,),
     )  # fmt: skip
 
 

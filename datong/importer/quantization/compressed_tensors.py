@@ -6,6 +6,7 @@
     float-quantized         X.weight f8e4m3 [out, in], X.weight_scale [out, 1], [out, groups] or [1]
     nvfp4-pack-quantized    X.weight_packed u8 [out, in / 2], X.weight_scale f8e4m3 [out, in / 16],
                             X.weight_global_scale f32 [1], by which scales are divided
+    mxfp4-pack-quantized    X.weight_packed u8 [out, in / 2], X.weight_scale u8 [out, in / 32], e8m0
 
 Activations are not quantised here. Source: compressed-tensors 0.12, `compressors/quantized_compressors`.
 """
@@ -20,7 +21,7 @@ from datong import dtypes
 from datong.errors import CheckpointError
 from datong.importer.config import Config
 from datong.importer.imported import PendingTensor
-from datong.importer.quantization.fp4 import UNUSED, ignore_input_scales, put_nvfp4, wanted
+from datong.importer.quantization.fp4 import UNUSED, ignore_input_scales, put, put_nvfp4, wanted
 from datong.importer.weights import StoredTensor, Weight, WeightMap
 from datong.spec import formats
 
@@ -31,6 +32,7 @@ KNOWN = (
     "float-quantized",
     "naive-quantized",
     "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
     "mixed-precision",
 )
 LEFT = ("config_groups", "ignore", "global_compression_ratio", "kv_cache_scheme", "quantization_status",
@@ -48,9 +50,7 @@ def read(config: Config, weights: WeightMap, _root: Path) -> tuple[PendingTensor
     for name, stored in list(weights.others.items()):
         base, _, end = name.rpartition(".")
         if end == PACKED and stored.dtype is dtypes.U8:
-            put_nvfp4(
-                weights, f"{base}.weight", name, f"{base}.{SCALE}", f"{base}.weight_global_scale", formats.NVFP4_DIV
-            )
+            _put_floats(weights, base, stored)
         elif end == PACKED:
             _put_packed(weights, base, stored)
         elif end == "weight" and stored.dtype in (dtypes.I8, dtypes.F8E4M3):
@@ -58,6 +58,16 @@ def read(config: Config, weights: WeightMap, _root: Path) -> tuple[PendingTensor
     ignore_input_scales(weights)
     weights.ignore(lambda name: name.endswith((".input_zero_point", ".weight_g_idx")), UNUSED)
     return ()
+
+
+def _put_floats(weights: WeightMap, base: str, stored: StoredTensor) -> None:
+    scale = weights.stored(f"{base}.{SCALE}")
+    if scale is not None and scale.dtype is dtypes.U8 and len(stored.shape) == 2:
+        out, half = stored.shape
+        put(weights, f"{base}.weight", formats.MXFP4, (out, 2 * half), {"codes": stored, "scale": scale})
+    else:
+        names = (f"{base}.{end}" for end in ("weight", PACKED, SCALE, "weight_global_scale"))
+        put_nvfp4(weights, *names, formats.NVFP4_DIV)
 
 
 def _put_packed(weights: WeightMap, base: str, stored: StoredTensor) -> None:
