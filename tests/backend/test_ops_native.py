@@ -44,6 +44,14 @@ def test_forced_instruction_set(isa: str, op: str) -> None:
     assert not [r.implementation for r in results if any(name in r.implementation for name in BETTER[isa])]
 
 
+@pytest.mark.parametrize("isa", ["ref", "avx512" if _has("avx512") else "avx2" if _has("avx2") else "neon"])
+@pytest.mark.parametrize("cache_dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("op", ["attention", "latent_attention", "sparse_attention"])
+def test_caches_of_16_bits(op: str, cache_dtype: str, isa: str) -> None:
+    results = run_cases(CPU, {"isa": isa, "cache_dtype": cache_dtype}, cases(lambda case: case.op == op)[::3])
+    assert not [f"{r.case}: {r.reason}" for r in results if r.state != "passed"]
+
+
 def test_instruction_set_that_the_processor_lacks() -> None:
     isa = next(isa for isa in ISAS if not _has(isa))  # no processor has both AVX2 and NEON
     with PartBuilder(1) as b, pytest.raises(Unsupported, match=f"isa `{isa}` was asked for"):

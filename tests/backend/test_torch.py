@@ -52,6 +52,13 @@ def test_attention_in_every_layout_and_dtype_of_the_cache(layout: str, buckets: 
     check(with_layout(layout), few("attention"), {"cache_dtype": cache_dtype, "buckets": buckets})
 
 
+@pytest.mark.parametrize("op", ["latent_attention", "sparse_attention"])
+@pytest.mark.parametrize("cache_dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("layout", ["nhd", "hnd", "metax_paged"])
+def test_other_attention_in_every_layout_and_dtype(layout: str, cache_dtype: str, op: str) -> None:
+    check(with_layout(layout), few(op), {"cache_dtype": cache_dtype, "compute_dtype": "f32"})
+
+
 @pytest.mark.parametrize("changes", [{"places": False}, {"places": False, "index_dtype": "i32"}, {"block_size": 128}])
 def test_attention_as_chips_have_it(changes: dict[str, object]) -> None:
     check(with_layout("nhd", **changes), few("attention"), {})
