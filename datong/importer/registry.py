@@ -35,7 +35,7 @@ from datong.importer.models import (
     step3p5,
     towers,
 )
-from datong.importer.models.decoder import Built, Reader
+from datong.importer.models.decoder import Built, Reader, contradiction
 from datong.importer.models.layers import build
 from datong.importer.models.speculation import build_heads, present
 from datong.importer.show import show
@@ -98,6 +98,8 @@ def build_model(values: dict[str, Any], weights: WeightMap) -> Built:
     config = Config(values, family)
     decoder = FAMILIES[family](config)
     config.finish()
+    if wrong := contradiction(decoder):
+        raise config.error(f"the config contradicts itself: {wrong}", "take config.json from the maker's release")
     spellings = (decoder.names, *decoder.other_names)
     found = (n for n in spellings if any(weights.has(f"{name}.weight") for name in (n.embed, n.norm)))
     names = next(found, decoder.names)

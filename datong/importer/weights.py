@@ -13,6 +13,8 @@ from datong.dtypes import DType
 from datong.errors import CheckpointError
 from datong.spec.formats import Format
 
+OTHERS = "the config and the weights belong to different checkpoints: download both again"
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -86,7 +88,9 @@ class WeightMap:
             )
         if weight.shape != shape:
             raise CheckpointError(
-                "import", f"tensor `{name}` should have shape {list(shape)}, the checkpoint has {list(weight.shape)}"
+                "import",
+                f"tensor `{name}` should have shape {list(shape)}, the checkpoint has {list(weight.shape)}",
+                OTHERS,
             )
         self.taken.add(name)
         return weight

@@ -202,6 +202,17 @@ class Decoder:
     ignored: tuple[tuple[str, str], ...] = ()  # (regular expression of tensor names, reason)
 
 
+def contradiction(d: Decoder) -> str:
+    """What is wrong with the numbers of experts, whatever keys said them; empty: nothing."""
+    for e in {layer.experts for layer in d.layers if layer.experts is not None}:
+        if not 1 <= e.top_groups <= e.groups or e.count % e.groups:
+            return f"{e.count} experts cannot be {e.groups} groups, of which a token uses {e.top_groups}"
+        if e.top_k > e.count // e.groups * e.top_groups:
+            which = f"{e.top_groups} of {e.groups} groups of " if e.groups > 1 else ""
+            return f"a token cannot use {e.top_k} experts, there are {which}{e.count // e.groups}"
+    return ""
+
+
 def uniform(
     *,
     layers: int,

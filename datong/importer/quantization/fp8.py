@@ -17,7 +17,7 @@ from datong import dtypes
 from datong.errors import CheckpointError
 from datong.importer.config import Config
 from datong.importer.imported import PendingTensor
-from datong.importer.weights import Weight, WeightMap
+from datong.importer.weights import OTHERS, Weight, WeightMap
 from datong.spec import formats
 from datong.spec.formats import Format
 
@@ -77,5 +77,6 @@ def put(weights: WeightMap, name: str, choices: tuple[Format, ...]) -> None:
             "import",
             f"tensor `{scale.name}` should have shape {list(wanted)} beside a weight {list(codes.shape)}, the "
             f"checkpoint has {list(scale.shape)}",
+            OTHERS,
         )
     weights.put(Weight(name, form, codes.shape, {"codes": codes, "scale": scale}))

@@ -267,6 +267,18 @@ def test_no_config_breaks_anything_but_the_import(name: str, changes: dict[str, 
         assert "\n" not in error.message and len(error.message) < 400
 
 
+@pytest.mark.parametrize(("name", "changes", "text"), [
+    ("qwen3_moe", {"num_experts_per_tok": 99}, "a token cannot use 99 experts, there are 8"),
+    ("deepseek_v3", {"num_experts_per_tok": 5}, "cannot use 5 experts, there are 1 of 2 groups of 4"),
+    ("deepseek_v3", {"n_group": 3}, "8 experts cannot be 3 groups, of which a token uses 1"),
+    ("deepseek_v3", {"topk_group": 3}, "8 experts cannot be 2 groups, of which a token uses 3"),
+    ("gpt_oss", {"num_experts_per_tok": 9}, "cannot use 9 experts, there are 8"),
+])  # fmt: skip
+def test_experts_that_cannot_be(name: str, changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=f"contradicts itself: .*{text}"):
+        registry.build_model(golden(name, **changes), checkpoint.read_weights(GOLDENS / name))
+
+
 @pytest.mark.parametrize(("name", "lost"), [
     ("qwen3_moe", "model.layers.1.mlp.experts.3.up_proj.weight"), ("minimax_m3_vl", "language_model.model.norm.weight"),
     ("deepseek_v32", "model.layers.0.self_attn.indexer.k_norm.bias"),
