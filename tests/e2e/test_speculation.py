@@ -73,14 +73,17 @@ def test_heads_change_no_token(packages: dict[str, Package], family: str, device
     assert guessing.engine.pool.held == 0
 
 
-def test_a_head_gives_what_transformers_gives(packages: dict[str, Package], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["glm4_moe", "deepseek_v3"])
+def test_a_head_gives_what_transformers_gives(
+    packages: dict[str, Package], monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
     """Guesses of both heads after a prompt, and of each further token."""
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM
     from transformers.cache_utils import MtpCache
     from transformers.modeling_layers import MtpModel
 
-    package = packages["glm4_moe"]
+    package = packages[family]
     theirs = AutoModelForCausalLM.from_pretrained(package.root, dtype=torch.float32, attn_implementation="eager")
     layers = theirs.config.num_hidden_layers  # its own pattern knows the numbers of published models only
     own = re.compile(rf"layers\.({layers}|{layers + 1})\.")
