@@ -66,8 +66,8 @@ def _put_floats(weights: WeightMap, base: str, stored: StoredTensor) -> None:
         out, half = stored.shape
         put(weights, f"{base}.weight", formats.MXFP4, (out, 2 * half), {"codes": stored, "scale": scale})
     else:
-        names = (f"{base}.{end}" for end in ("weight", PACKED, SCALE, "weight_global_scale"))
-        put_nvfp4(weights, *names, formats.NVFP4_DIV)
+        factor = f"{base}.weight_global_scale"
+        put_nvfp4(weights, f"{base}.weight", stored.name, f"{base}.{SCALE}", factor, formats.NVFP4_DIV)
 
 
 def _put_packed(weights: WeightMap, base: str, stored: StoredTensor) -> None:

@@ -85,7 +85,7 @@ class _Router:
         score = logits.softmax(1) if self.score == "softmax" else logits.sigmoid()
         choice = score if self.select_bias is None else score + self.select_bias
         if self.groups > 1:
-            members = choice.unflatten(1, (self.groups, -1))
+            members = choice.view(len(choice), self.groups, choice.shape[1] // self.groups)
             first = members.amax(2, keepdim=True)
             # the two best: the first of those equal to the maximum is taken out once
             top = _first(members >= first)
