@@ -32,6 +32,7 @@ def read(config: Config) -> Decoder:
         config.expect("hidden_act", "gelu_pytorch_tanh", "the gate of this family is tanh-gelu")
     config.expect("hidden_activation", "gelu_pytorch_tanh", "the gate of this family is tanh-gelu")
     config.ignore("hidden_act", "`hidden_activation` counts")
+    config.ignore("cache_implementation", "chooses a cache of Python")
     for key, default in (("vocab_size", 262208), ("num_attention_heads", 8), ("hidden_size", 2304),
                          ("num_hidden_layers", 26)):  # fmt: skip
         config.default(key, default)

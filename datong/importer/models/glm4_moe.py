@@ -56,4 +56,4 @@ def read_deepseek_experts(
 
 def extra_layers(layers: int) -> tuple[tuple[str, str], ...]:
     """Tensors of layers from number `layers` on are for speculation."""
-    return ((rf"model\.layers\.(?!({'|'.join(map(str, range(layers)))})\.)\d+\.", MTP),)
+    return ((rf"model\.(language_model\.)?layers\.(?!({'|'.join(map(str, range(layers)))})\.)\d+\.", MTP),)

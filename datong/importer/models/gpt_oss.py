@@ -20,9 +20,10 @@ def read(config: Config) -> Decoder:
     """Defaults: transformers GptOssConfig."""
     s = read_sizes(config, kv_heads=8, head_dim=64)
     config.ignore("output_router_logits", "chooses what a Python forward returns")
+    config.ignore("initial_context_length", "`rope_scaling` says it again")
     bias = config.flag("attention_bias", True)
     experts = Experts(
-        config.integer("num_local_experts", 128), config.integer("num_experts_per_tok", 4), s.inner,
+        config.integer("num_local_experts", 128), config.either("num_experts_per_tok", "experts_per_token", 4), s.inner,
         glu=Glu("oai", config.number("swiglu_limit", 7.0), config.number("swiglu_alpha", 1.702)),
         router="mlp.router", router_bias=True, gate="mlp.experts.gate_up_proj", up="", down="mlp.experts.down_proj",
         order="pairs", swapped=True, gate_bias="mlp.experts.gate_up_proj_bias", down_bias="mlp.experts.down_proj_bias",

@@ -30,6 +30,12 @@ def read(config: Config) -> Decoder:
     config.expect("use_routing_bias", True, "published checkpoints have the bias")
     config.expect("scoring_func", "sigmoid", "another router is another model")
     config.expect("shared_intermediate_size", 0, "published checkpoints have no shared expert")
+    for key in ("shared_moe_mode", "mlp_intermediate_size"):
+        config.ignore(key, "of layers that published checkpoints do not have")
+    config.expect("sliding_window", None, "every layer sees everything")
+    config.ignore("swa_rope_theta", "no layer has a window")
+    for part in ("full_attention", "linear_attention", "mlp"):
+        config.expect(f"layernorm_{part}_beta", 1.0, "the residual is the input, unscaled")
     experts = Experts(
         config.integer("num_local_experts", 256), config.integer("num_experts_per_tok", 8), s.inner, score="sigmoid",
         router="block_sparse_moe.gate", select_bias="block_sparse_moe.e_score_correction_bias",

@@ -29,7 +29,7 @@ SPELLINGS = {"index_n_heads": "sparse_num_index_heads", "index_head_dim": "spars
 OUTER = ("vision_config", "image_token_index", "video_token_index", "merged_hidden_size", "projector_hidden_size",
          "image_token_id", "video_token_id", "img_token_compression_config", "projector_hidden_act",
          "multimodal_projector_bias", "vision_feature_layer", "vision_feature_select_strategy", "image_seq_length",
-         "image_grid_pinpoints", "process_image_mode")  # fmt: skip
+         "image_grid_pinpoints", "process_image_mode", "image_token_compression_method")  # fmt: skip
 DEFAULTS = {"index_n_heads": 4, "index_head_dim": 128, "index_block_size": 128, "index_topk_blocks": 16,
             "index_local_blocks": 1}  # fmt: skip
 
@@ -83,13 +83,13 @@ def read(config: Config) -> Decoder:
 
 
 def _expect(config: Config) -> None:
-    for key in ("num_mtp_modules", "use_mtp", "mtp_transformer_layers"):
+    for key in ("num_mtp_modules", "use_mtp", "mtp_transformer_layers", "num_nextn_predict_layers"):
         config.ignore(key, MTP)
     for key in ("router_jitter_noise", "output_router_logits"):
         config.ignore(key, "acts in training only")
     for key, wanted in (("use_gemma_norm", True), ("use_qk_norm", True), ("use_routing_bias", True),
                         ("qk_norm_type", "per_head"), ("scoring_func", "sigmoid"),
-                        ("attention_output_gate", False)):  # fmt: skip
+                        ("attention_output_gate", False), ("swiglu_beta", 1.0)):  # fmt: skip
         config.expect(key, wanted, "another value is another model")
 
 

@@ -23,6 +23,7 @@ NESTED = Names(embed="model.language_model.embed_tokens", layer="model.language_
 
 def read(config: Config) -> Decoder:
     """Defaults: transformers Qwen3_5TextConfig."""
+    config.expect("mlp_only_layers", [], "no layer has experts")
     return read_hybrid(config, kv_heads=4, grouped=False, inner=12288)
 
 

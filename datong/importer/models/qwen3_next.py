@@ -69,6 +69,7 @@ def read_hybrid(config: Config, kv_heads: int, grouped: bool, inner: Any = REQUI
 def _expect(config: Config) -> None:
     """Keys of published configs that all have at the same value."""
     config.expect("attn_output_gate", True, "published models gate what attention gives")
+    config.expect("use_sliding_window", False, "layers see everything, or keep a state")
     config.expect("mamba_ssm_dtype", "float32", "states are kept in f32")
     gate = config.text("output_gate_type", "silu")
     if gate not in ("silu", "swish"):

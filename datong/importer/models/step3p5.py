@@ -21,6 +21,8 @@ from datong.importer.models.step3_text import APART
 from datong.importer.rope import Rope, read_rope
 
 NAMES = Names(gate_heads="g_proj")
+NESTED = replace(NAMES, embed="model.language_model.embed_tokens", layer="model.language_model.layers.{}.",
+                 norm="model.language_model.norm")  # fmt: skip
 KINDS = ("full_attention", "sliding_attention")
 
 
@@ -83,7 +85,7 @@ def read_step3p7(outer: Config) -> Decoder:
     decoder = read(config)
     config.finish()
     images = (r"(model\.)?(vision_model|vit_large_projector|vit_downsampler|multi_modal_projector)", reason)
-    return replace(decoder, ignored=(*decoder.ignored, images))
+    return replace(decoder, ignored=(*decoder.ignored, images), other_names=(NESTED,))
 
 
 def per_layer(config: Config, key: str, layers: int, default: Any = None) -> list[Any]:
@@ -149,7 +151,10 @@ def _ropes_saved(config: Config, head_dim: int, context: int) -> tuple[Rope, ...
 
 def _experts(config: Config, layers: int) -> tuple[Experts, frozenset[int]]:
     config.expect("moe_router_activation", "sigmoid", "another router is another model")
-    inner, shared = config.integer("moe_intermediate_size"), config.integer("share_expert_dim")
+    inner, shared = config.integer("moe_intermediate_size"), config.either("share_expert_dim", "share_expert_dims")
+    for key in ("moe_layer_offset", "moe_every_n_layer"):
+        config.ignore(key, "`moe_layers_enum` decides")
+    config.expect("use_rope_layers", [], "published models turn in every layer")
     experts = _named(
         config.integer("moe_num_experts"), config.integer("moe_top_k"), inner, shared,
         config.flag("norm_expert_weight", True), config.number("moe_router_scaling_factor", 1.0),
