@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datong.errors import CheckpointError, ConfigError
+from datong.importer import files
 from datong.importer.config import Config
 from datong.importer.imported import PendingTensor
 from datong.importer.quantization import compressed_tensors, fp4, fp8, int32
@@ -18,6 +19,7 @@ from datong.importer.show import show
 from datong.importer.weights import WeightMap
 
 KEY = "quantization_config"
+MODELOPT = "hf_quant_config.json"
 
 Reader = Callable[[Config, WeightMap, Path], tuple[PendingTensor, ...]]
 
@@ -38,10 +40,11 @@ SCALES = (".weight_scale_inv", ".weight_scale", ".weight_scale_2", ".weight_pack
 def apply(config: dict[str, Any], weights: WeightMap, root: Path) -> tuple[dict[str, Any], tuple[PendingTensor, ...]]:
     """Weights of the checkpoint's method in `weights`; the config without the object, and tensors to write.
 
-    The object may stand inside that of a nested text model. Raises ConfigError for a method that no reader knows,
-    CheckpointError for a tensor that does not fit.
+    The object may stand inside that of a nested text model, or in a file of its own (modelopt). Raises ConfigError for
+    a method that no reader knows, CheckpointError for a tensor that does not fit.
     """
     stated, rest = _find(config)
+    stated = _beside(root) if stated is None else stated
     if stated is None:
         _refuse_scales(weights)
         return rest, ()
@@ -62,13 +65,22 @@ def apply(config: dict[str, Any], weights: WeightMap, root: Path) -> tuple[dict[
 
 def _find(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The object, and the config without it; None where the checkpoint is not quantised."""
-    inner = config.get("text_config")
-    within, rest = (None, config)
-    if isinstance(inner, dict) and KEY in inner:
-        within = inner[KEY]
-        rest = {**config, "text_config": {k: v for k, v in inner.items() if k != KEY}}
+    within, rest = None, config
+    for name in ("text_config", "llm_config"):
+        inner = config.get(name)
+        if isinstance(inner, dict) and KEY in inner:
+            within = inner[KEY]
+            rest = {**config, name: {k: v for k, v in inner.items() if k != KEY}}
     stated = config.get(KEY)
     return (within if stated is None else stated), {k: v for k, v in rest.items() if k != KEY}
+
+
+def _beside(root: Path) -> dict[str, Any] | None:
+    """What modelopt writes into a file of its own, as earlier releases do without a word in config.json."""
+    if not (root / MODELOPT).is_file():
+        return None
+    found = files.read_json(root, MODELOPT).get("quantization")
+    return {"quant_method": "modelopt", **found} if isinstance(found, dict) else None
 
 
 def _refuse_scales(weights: WeightMap) -> None:

@@ -196,6 +196,17 @@ def test_mistakes_are_named(case: str, tmp_path: Path) -> None:
     assert not (source / "datong.json").exists()
 
 
+def test_modelopt_in_a_file_of_its_own(tmp_path: Path) -> None:
+    packed, values = made("modelopt", tmp_path)
+    source = write(tmp_path / "packed", packed)
+    stated = {"quant_algo": "NVFP4", "kv_cache_quant_algo": None, "group_size": 16, "exclude_modules": ["lm_head"]}
+    whole = {"producer": {"name": "modelopt", "version": "0.33.0"}, "quantization": stated}
+    (source / "hf_quant_config.json").write_text(json.dumps(whole))
+    wanted = datong.load(write(tmp_path / "plain", values), "reference").logits(IDS)
+    got = datong.load(source, "reference", cache_dtype="f32").logits(IDS)
+    assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()
+
+
 def test_scales_without_a_word_in_the_config(tmp_path: Path) -> None:
     packed, _ = made("fp8", tmp_path)
     with pytest.raises(CheckpointError, match="belongs to a quantised weight, the config has no `quantization_config`"):
