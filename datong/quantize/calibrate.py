@@ -24,7 +24,7 @@ from datong.engine.model import Model
 from datong.engine.runner import Runner
 from datong.package.files import Progress, watch
 from datong.package.reader import Package
-from datong.quantize.source import F32
+from datong.quantize.source import F32, PRODUCTS
 from datong.spec.program import TOKENS, Node, Program
 
 BUDGET = 1 << 30  # bytes of sums at a time
@@ -115,7 +115,7 @@ def _linear_inputs(program: Program) -> tuple[dict[str, str], dict[str, int]]:
     widths: dict[str, int] = {}
     for part in program.parts:
         for node in part.nodes:
-            x, weight = node.inputs[:2] if node.op == "linear" else ("", "")
+            x, weight = (node.inputs[i] for i in PRODUCTS[node.op]) if node.op in PRODUCTS else ("", "")
             if x and part.values[x].kind == "temp" and part.values[x].shape[0] == TOKENS and weight not in source:
                 source[weight] = x
                 widths[x] = int(part.values[x].shape[-1])

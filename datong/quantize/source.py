@@ -26,10 +26,13 @@ LARGEST = 65504.0 * 7  # the largest f16, times the largest code of q4_0
 OTHER, GATE, VOCABULARY, LINEAR, EXPERTS = "other", "gate", "vocabulary", "linear", "experts"
 ORDER = (OTHER, GATE, VOCABULARY, LINEAR, EXPERTS)
 # A linear layer is a gate when all that it gives goes, perhaps through one of _THROUGH, into one of these: routers,
-# gates per head or token, decay and write strength of a recurrent state. Small, and much depends on them.
-_GATES = {("moe", 1), ("scale_groups", 1), ("gated_delta", 3), ("gated_delta", 4)}
+# gates per head or token, decay and write strength of a recurrent state, weights of the heads that choose keys. Small,
+# and much depends on them.
+_GATES = {("moe", 1), ("scale_groups", 1), ("gated_delta", 3), ("gated_delta", 4), ("select_keys", 2)}
 _THROUGH = ("sigmoid", "slice")
 _EXPERT_INPUTS = (2, 3, 4)  # of `moe`: gate, up, down
+# Operators that multiply rows with a matrix [out, in]: which input has the rows, and which is the matrix.
+PRODUCTS = {"linear": (0, 1), "latent_attention": (1, 3)}
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def _role(node: Node, place: int, gates: set[str], output: str) -> str:
         return VOCABULARY
     if node.op == "moe" and place in _EXPERT_INPUTS:
         return EXPERTS
-    if node.op != "linear" or place != 1:
+    if place != PRODUCTS.get(node.op, (0, -1))[1]:
         return OTHER
     if node.outputs[0] == output:
         return VOCABULARY

@@ -28,6 +28,11 @@ def roles(family: str) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.parametrize("family", ["deepseek_v3", "deepseek_v32", "glm4_moe_lite"])
+def test_what_makes_keys_and_values_of_latents_is_a_layer(family: str) -> None:
+    assert "self_attn.kv_b_proj" in roles(family)[source.LINEAR]
+
+
 def test_a_dense_model_with_tied_embedding() -> None:
     found = roles("smollm2")
     assert found[source.VOCABULARY] == {"model.embed_tokens"}
@@ -43,6 +48,7 @@ def test_a_dense_model_with_tied_embedding() -> None:
         ("qwen3_moe", {"mlp.gate"}),
         ("step3p5", {"moe.gate", "self_attn.g_proj"}),
         ("minimax_m2", {"block_sparse_moe.gate"}),
+        ("deepseek_v32", {"mlp.gate", "indexer.weights_proj"}),
         ("qwen3_next", {"mlp.gate", "mlp.shared_expert_gate", "linear_attn.in_proj_ba"}),
     ],
 )
