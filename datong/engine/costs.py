@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from datong import dtypes
 from datong.spec import formats
+from datong.spec.caches import KEYS, numbers
 from datong.spec.program import ROWS, STATE_KINDS, CacheSpec, Node, Value
 
 
@@ -50,8 +51,8 @@ def cost(node: Node, values: Mapping[str, Value], caches: Iterable[CacheSpec], s
             total += _weight(node, value, count, exact)
     layer = node.attrs.get("layer")
     for spec in caches:
-        if spec.layer == layer and count:
-            one = _cache(node, spec, shape)
+        if spec.layer == layer and spec.kind in KINDS.get(node.op, KEYS) and count:
+            one = _cache(node, spec, shape, _chosen(node, values))
             total += Cost(one.bytes * shape.sequences, 0.0, one.real * shape.sequences)
     return total
 
@@ -74,20 +75,33 @@ def _weight(node: Node, value: Value, count: int, exact: bool) -> Cost:
 PLAIN = {f.name for f in formats.ALL if not f.block}
 
 
-def _cache(node: Node, spec: CacheSpec, shape: Shape) -> Cost:
+# The cache of an operator, where a layer has several; of the others that which attention reads.
+KINDS = {"select_keys": {"index"}, "causal_conv": {"conv"}, "gated_delta": {"recurrent"},
+         "linear_attention": {"recurrent"}}  # fmt: skip
+CHOSEN = {"sparse_attention": 3, "latent_attention": 4}  # which input says what is seen
+
+
+def _chosen(node: Node, values: Mapping[str, Value]) -> int:
+    """Keys that a token sees at most; 0: all."""
+    place = CHOSEN.get(node.op, len(node.inputs))
+    if place >= len(node.inputs):
+        return 0
+    groups, block = (int(node.attrs.get(name, 1)) for name in ("groups", "block"))  # type: ignore[arg-type]
+    return int(values[node.inputs[place]].shape[-1]) // groups * block
+
+
+def _cache(node: Node, spec: CacheSpec, shape: Shape, chosen: int = 0) -> Cost:
     if spec.kind in STATE_KINDS:
         state = spec.kv_heads * spec.key_dim * max(1, spec.value_dim)
         return Cost(bytes=8.0 * state, real=4.0 * state * shape.tokens)
-    if spec.kind == "index":
-        return Cost()
     first = shape.context - shape.tokens
-    window = spec.window or shape.context
+    window = spec.window or chosen or shape.context
     pairs = sum(min(position + 1, window) for position in range(first, shape.context))
-    keys = min(shape.context, window + shape.tokens - 1)
+    keys = min(shape.context, chosen * shape.tokens if chosen else window + shape.tokens - 1)
     width = spec.key_dim + spec.value_dim
     heads = int(node.attrs.get("num_heads", spec.kv_heads))  # type: ignore[arg-type]
     element = dtypes.BY_NAME[shape.cache_dtype].nbytes(1)
-    return Cost(float(keys * spec.kv_heads * width * element), 0.0, 2.0 * pairs * heads * width)
+    return Cost(float(keys * numbers(spec) * element), 0.0, 2.0 * pairs * heads * width)
 
 
 def shapes(begin: int, tokens: int, step_tokens: int, cache_dtype: str) -> Sequence[Shape]:

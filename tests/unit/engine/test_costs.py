@@ -52,5 +52,34 @@ def test_attention_sees_the_past_or_its_window() -> None:
     assert cost(node, VALUES, (CacheSpec(2, "full", 2, 16, 8),), Shape(3, 1, 10), False) == Cost()
 
 
+def test_a_latent_row_is_read_once_and_chosen_keys_alone_are_seen() -> None:
+    caches = (CacheSpec(3, "latent", 1, 40, 32), CacheSpec(3, "index", 1, 16, 0))
+    values = VALUES | {"chosen": Value("chosen", "temp", "f32", (TOKENS, 4))}
+    shape = Shape(3, 1, 10, "f16")
+    node = Node("latent_attention", "a", ("x", "x", "x", "x"), ("y",), {"layer": 3, "num_heads": 5})
+    assert cost(node, values, caches, shape, False) == Cost(10 * 40 * 2, 0, 2 * (8 + 9 + 10) * 5 * 72)
+    sparse = Node("latent_attention", "a", ("x", "x", "x", "x", "chosen"), ("y",), {"layer": 3, "num_heads": 5})
+    assert cost(sparse, values, caches, shape, False) == Cost(10 * 40 * 2, 0, 2 * 12 * 5 * 72)
+    assert cost(sparse, values, caches, Shape(1, 1, 10), False) == Cost(4 * 40 * 2, 0, 2 * 4 * 5 * 72)
+    select = Node("select_keys", "a", ("x", "x"), ("y",), {"layer": 3, "num_heads": 6})
+    assert cost(select, values, caches, shape, False) == Cost(10 * 16 * 2, 0, 2 * (8 + 9 + 10) * 6 * 16)
+    blocks = Node(
+        "sparse_attention",
+        "a",
+        ("x", "x", "x", "chosen"),
+        ("y",),
+        {"layer": 3, "num_heads": 8, "groups": 2, "block": 3},
+    )
+    full = (CacheSpec(3, "full", 2, 16, 8),)
+    assert cost(blocks, values, full, Shape(1, 1, 10), False) == Cost(6 * 2 * 24 * 2, 0, 2 * 6 * 8 * 24)
+
+
+def test_a_state_counts_for_its_own_operator() -> None:
+    caches = (CacheSpec(3, "conv", 1, 7, 3), CacheSpec(3, "recurrent", 2, 16, 8))
+    found = [cost(Node(op, "a", ("x",), ("y",), {"layer": 3}), VALUES, caches, Shape(5, 1, 9), False)
+             for op in ("causal_conv", "gated_delta")]  # fmt: skip
+    assert found == [Cost(8 * 21, 0, 4 * 21 * 5), Cost(8 * 256, 0, 4 * 256 * 5)]
+
+
 def test_steps_of_a_prompt() -> None:
     assert shapes(0, 300, 128, "f16") == [Shape(128, 0, 128), Shape(128, 0, 256), Shape(44, 1, 300)]
