@@ -1,11 +1,13 @@
 """What the operator of a server may set: by flags, DATONG_SERVE_<NAME>, and the table [server] of one TOML file.
 
-A flag counts more than the environment, and that more than the file.
+A flag counts more than the environment, and that more than the file. Lists are lists in the file; in the environment
+they are separated by blanks, as a shell reads them.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -41,6 +43,20 @@ class Settings:
     embeddings: bool = False  # /v1/embeddings; costs prompts the last norm of every token
     tls_certificate: Path | None = None  # PEM
     tls_key: Path | None = None
+    # what is loaded and where; None: as `engine.load.load` chooses
+    models: tuple[str, ...] = ()  # each perhaps with @DEVICE; the first is loaded at once
+    name: str | None = None  # of the first one
+    device: str = "cpu"
+    split: str | None = None
+    threads: int | None = None
+    isa: str | None = None
+    cache_dtype: str | None = None
+    cache_tokens: int | None = None  # of all answers together
+    activations: str | None = None
+    speculate: str | None = None
+    context: int | None = None
+    strict: bool = False
+    options: tuple[str, ...] = ()  # NAME=VALUE, of the backend's own
 
 
 def read_file(file: Path | None) -> dict[str, Any]:
@@ -63,11 +79,12 @@ def load(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
     table = read_file(file).get("server", {})
     if unknown := table.keys() - known:
         raise DatongError("config", f"`{file}` has a setting `{min(unknown)}`, it is not known", _known(known))
-    environment = {
+    environment: dict[str, Any] = {
         name[len(PREFIX) :].lower(): value for name, value in os.environ.items() if name.startswith(PREFIX) and value
     }
     if unknown := environment.keys() - known:
         raise DatongError("config", f"`{PREFIX}{min(unknown).upper()}` is not known", _known(known))
+    environment |= {name: _words(name, environment[name]) for name in LISTS if name in environment}
     given = {name: value for name, value in flags.items() if value is not None}
     settings = Settings()
     for source, values in ((str(file), table), ("the environment", environment), ("the command line", given)):
@@ -91,7 +108,18 @@ def _with(settings: Settings, values: Mapping[str, Any], source: str) -> Setting
     return Settings(**now)
 
 
-_KINDS: dict[str, Any] = {"str": str, "int": int, "int | None": int, "float": float, "bool": bool, "Path | None": Path}
+_KINDS: dict[str, Any] = {
+    "str": str, "str | None": str, "int": int, "int | None": int, "float": float, "bool": bool, "Path | None": Path,
+    "tuple[str, ...]": tuple[str, ...],
+}  # fmt: skip
+LISTS = tuple(field.name for field in fields(Settings) if field.type == "tuple[str, ...]")
+
+
+def _words(name: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise DatongError("config", f"`{PREFIX}{name.upper()}`: {error}, got `{text}`") from None
 
 
 def _path(kind: type, value: Any) -> Path:

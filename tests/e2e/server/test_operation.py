@@ -1,4 +1,4 @@
-"""TLS, limits of keys, prompts in the log: live."""
+"""TLS, limits of keys, prompts in the log, one file for everything: live."""
 
 from __future__ import annotations
 
@@ -73,3 +73,22 @@ def test_prompts_are_logged_where_asked_and_only_there(
     assert "brown fox jumps" in line["prompts"][0] and len(line["answers"]) == 1
     until_true(lambda: any(line.get("path") == "/v1/completions" for line in live.lines))
     assert not [line for line in live.lines if "brown fox jumps" in str(line)]
+
+
+def test_one_file_says_everything(serve: Callable[..., Any], package_template: Path, tmp_path: Path, cli: Any) -> None:
+    """Which models, where and how they run, and the server's own settings; a flag counts more."""
+    file = tmp_path / "server.toml"
+    file.write_text(
+        f"[server]\nmodels = ['{package_template}', '{package_template}@reference']\nname = 'first'\n"
+        "context = 64\nspeculate = 'lookup'\npage = true\nembeddings = true\nmax_choices = 2\n"
+    )
+    live = serve("--config", file, "--no-page", env={"DATONG_SERVE_CONTEXT": "128"})
+    with live.client() as client:
+        cards = {model.id: model.model_extra for model in client.models.list()}
+        assert list(cards) == ["first", "tiny@reference"] and cards["first"]["context_length"] == 128
+        assert client.embeddings.create(model="first", input="a").data
+        with pytest.raises(openai.BadRequestError, match="at most 2 answers"):
+            client.completions.create(model="first", prompt="a", n=3)
+    assert live.get("/").status_code == 404
+    ended = cli("serve")
+    assert ended.code == 2 and "at least one model was expected" in ended.err
