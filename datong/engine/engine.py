@@ -62,6 +62,7 @@ class Engine:
             states=self.states,
         )
         self.guesser = guesser
+        self.batch = 0  # sequences of the last step
         self.lock = RLock()
 
     def check(self, tokens: Sequence[int], room: int) -> None:
@@ -138,6 +139,7 @@ class Engine:
     def step(self) -> bool:
         """One step for everybody. False: there was nothing to do. Raises what the backend raised."""
         work = self.scheduler.schedule()
+        self.batch = len(work)
         if not work:
             return False
         try:

@@ -16,13 +16,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from datong.engine.results import LENGTH
+from datong.errors import DatongError
 from datong.server.answers import Delta, ToolCall
 from datong.server.body import read
 from datong.server.chat import ChoiceReader
 from datong.server.context import Context, new_id
+from datong.server.errors import ApiError, from_engine
 from datong.server.hosts import Host
+from datong.server.logprobs import chat_logprobs
 from datong.server.prompts import Prepared, chat_job
-from datong.server.responses_input import to_chat
+from datong.server.responses_input import renamed, to_chat
 from datong.server.schemas import ResponsesRequest
 from datong.server.sse import EventStream, guarded, while_connected
 from datong.server.usage import usage
@@ -34,13 +37,16 @@ async def responses(request: HttpRequest) -> Response:
     """The route."""
     context = Context.of(request)
     body = await read(request, ResponsesRequest, context.settings)
-    asked = to_chat(body)
+    asked, origins = to_chat(body)
     host = await context.host(body.model)
-    prepared = await asyncio.to_thread(chat_job, host, asked, context.settings)
+    try:
+        prepared = await asyncio.to_thread(chat_job, host, asked, context.settings)
+    except (ApiError, DatongError) as error:
+        raise renamed(from_engine(error), origins) from None
     context.submit(host, prepared.job)
     answer = ResponseAnswer(host, prepared, body)
     if body.stream:
-        events = guarded(answer.stream(), context.failed, done=False)
+        events = guarded(answer.stream(), context.failed, answer.failed, b"")
         return EventStream(events, lambda: context.close(host, prepared.job))
     try:
         whole = await while_connected(request, answer.whole())
@@ -58,6 +64,11 @@ class ResponseAnswer:
         self._id, self._created = new_id("resp"), int(time.time())
         self._output: list[Json] = []
         self._number = 0
+        self._logprobs: list[Json] = []  # of tokens whose text has not come yet
+
+    def failed(self, error: ApiError) -> bytes:
+        """The last event of a stream that cannot go on."""
+        return self._event("error", code=error.code, message=error.message, param=error.param)
 
     def _document(self, status: str) -> Json:
         body, finish = self._body, self._job.requests[0].result.finish_reason
@@ -118,6 +129,8 @@ class ResponseAnswer:
 
     async def _events(self) -> AsyncIterator[bytes]:
         async for chunk in self._job.chunks():
+            found = chat_logprobs(self._host.model.tokenizer, chunk.logprobs)
+            self._logprobs += msgspec.to_builtins(found.content or []) if found else []
             for delta in self._reader.read(chunk):
                 for event in self._grow(delta):
                     yield event
@@ -125,6 +138,7 @@ class ResponseAnswer:
             yield event
 
     def _grow(self, delta: Delta) -> list[bytes]:
+        logprobs, self._logprobs = self._logprobs, []
         if isinstance(delta.tool_calls, list):
             return [*self._close(), *(event for call in delta.tool_calls for event in self._call(call))]
         thought = isinstance(delta.reasoning_content, str)
@@ -137,8 +151,10 @@ class ResponseAnswer:
             events = [*self._close(), *self._open(kind)]
         part = self._output[-1]["content"][0]
         part["text"] += text
+        if not thought:
+            part["logprobs"] += logprobs
         name = "reasoning_text" if thought else "output_text"
-        extra: Json = {} if thought else {"logprobs": []}
+        extra: Json = {} if thought else {"logprobs": logprobs}
         return [*events, self._event(f"response.{name}.delta", **self._place(), delta=text, **extra)]
 
     def _open(self, kind: str) -> list[bytes]:
@@ -166,7 +182,7 @@ class ResponseAnswer:
         item["status"] = "completed"
         part = item["content"][0]
         name = part["type"]
-        extra: Json = {} if name == "reasoning_text" else {"logprobs": []}
+        extra: Json = {} if name == "reasoning_text" else {"logprobs": part["logprobs"]}
         return [
             self._event(f"response.{name}.done", **self._place(), text=part["text"], **extra),
             self._event("response.content_part.done", **self._place(), part=part),

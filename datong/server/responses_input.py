@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datong.server.errors import invalid, unsupported
+from datong.server.errors import ApiError, invalid, unsupported
 from datong.server.schemas import ChatRequest, ResponsesRequest
 
 Json = dict[str, Any]
+LOGPROBS = "message.output_text.logprobs"
 _NOT_HERE = ("previous_response_id", "conversation", "prompt")
 
 
-def to_chat(body: ResponsesRequest) -> ChatRequest:
-    """Raises ApiError 400 naming the field."""
+def to_chat(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
+    """The request, and which field each of its messages was made from. Raises ApiError 400 naming the field."""
     for name in _NOT_HERE:
         if getattr(body, name) is not None:
             raise unsupported(name, f"{name} is not supported: nothing is stored here, send the earlier items")
     if body.background:
         raise unsupported("background", "background is not supported")
     reasoning = body.reasoning or {}
-    return ChatRequest(
+    messages, origins = _messages(body)
+    chat = ChatRequest(
         model=body.model,
-        messages=_messages(body),
+        messages=messages,
         max_completion_tokens=body.max_output_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
@@ -32,20 +35,39 @@ def to_chat(body: ResponsesRequest) -> ChatRequest:
         parallel_tool_calls=body.parallel_tool_calls,
         response_format=_format(body.text),
         reasoning_effort=reasoning.get("effort"),
+        logprobs=body.top_logprobs is not None or LOGPROBS in (body.include or ()),
+        top_logprobs=body.top_logprobs,
         priority=body.priority,
         timeout_s=body.timeout_s,
     )
+    return chat, origins
 
 
-def _messages(body: ResponsesRequest) -> list[Json]:
+def renamed(error: ApiError, origins: Sequence[str]) -> ApiError:
+    """An error about the request that `to_chat` made, in the words of the one that came."""
+    if error.param is None:
+        return error
+    name = re.sub(r"^messages\[(\d+)\]", lambda found: origins[int(found[1])], error.param)
+    name = re.sub(r"^messages$", "input", name)
+    name = re.sub(r"^response_format(\.json_schema)?", "text.format", name)
+    name = re.sub(r"^(tools\[\d+\])\.function(?=\.|$)", r"\1", name)
+    if error.param.endswith(".function"):
+        name += ".name"
+    text = error.message.replace(error.param, name)
+    return ApiError(error.status, text, code=error.code, param=name, kind=error.kind, headers=error.headers)
+
+
+def _messages(body: ResponsesRequest) -> tuple[list[Json], list[str]]:
     found: list[Json] = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    origins = ["instructions"] * len(found)
     if isinstance(body.input, str):
-        return [*found, {"role": "user", "content": body.input}]
+        return [*found, {"role": "user", "content": body.input}], [*origins, "input"]
     for i, item in enumerate(body.input):
         _add(found, item, f"input[{i}]")
+        origins += [f"input[{i}]"] * (len(found) - len(origins))
     if not found:
         raise invalid("input", "input should hold at least one item")
-    return found
+    return found, origins
 
 
 def _add(found: list[Json], item: Mapping[str, Any], at: str) -> None:

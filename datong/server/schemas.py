@@ -41,12 +41,13 @@ class Sampling(_Body, kw_only=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    user: str | None = None  # these six are accepted and have no effect here
+    user: str | None = None  # these seven are accepted and have no effect here
     metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     # beyond OpenAI's
     top_k: int | None = None
     min_p: float | None = None
@@ -128,7 +129,9 @@ class ResponsesRequest(_Body):
     conversation: Any = None
     prompt: Any = None
     background: bool | None = None
-    include: list[str] | None = None  # these have no effect here
+    include: list[str] | None = None  # of what it may ask for, there are log-probabilities here
+    top_logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
+    max_tool_calls: int | None = None  # of tools that OpenAI runs; this one and the next ones have no effect here
     metadata: dict[str, str] | None = None
     store: bool | None = None
     truncation: Literal["disabled", "auto"] | None = None
@@ -136,6 +139,7 @@ class ResponsesRequest(_Body):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     # beyond OpenAI's
     seed: int | None = None
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0

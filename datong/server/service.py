@@ -17,7 +17,6 @@ import math
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -39,12 +38,11 @@ class Service:
     Args:
         model: nobody else uses it from `start` on.
         max_requests: answers at once, running and waiting.
-        on_step: told after each step, in the engine's thread; must not block.
     """
 
-    def __init__(self, model: Model, max_requests: int, on_step: Callable[[], None] = lambda: None) -> None:
-        self.model, self.engine = model, model.engine
-        self.max_requests, self._on_step = max_requests, on_step
+    def __init__(self, model: Model, max_requests: int) -> None:
+        self.model, self.engine, self.max_requests = model, model.engine, max_requests
+        self.batches = [0] * (self.engine.scheduler.max_sequences + 1)  # steps by their number of sequences
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None: look at the flags
         self._waiting: list[tuple[int, int, Job]] = []  # a heap
         self._jobs: set[Job] = set()  # the engine's thread: started ones
@@ -120,7 +118,7 @@ class Service:
             self._feed()
             if self._jobs:
                 self._step()
-                self._on_step()
+                self.batches[self.engine.batch] += 1
             self._collect(told)
             self._tell(told)
         for job in self._jobs:

@@ -14,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from datong.server.errors import from_engine
+from datong.server.errors import ApiError, from_engine
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
@@ -30,21 +30,20 @@ def event(document: object) -> bytes:
 
 
 async def guarded(
-    events: AsyncIterator[bytes], fail: Callable[[BaseException], None], *, done: bool = True
+    events: AsyncIterator[bytes],
+    fail: Callable[[BaseException], None],
+    last: Callable[[ApiError], bytes] = lambda error: event(error.body()),
+    end: bytes = DONE,
 ) -> AsyncIterator[bytes]:
-    """The events and, with `done`, `[DONE]`; an error becomes the last event, as the status is already on its way."""
+    """The events and `end`; an error becomes the `last` event, as the status is already on its way."""
     try:
         async for one in events:
             yield one
-        if done:
-            yield DONE
+        if end:
+            yield end
     except Exception as error:
         fail(error)
-        body = from_engine(error).body()
-        if done:
-            yield event(body)
-        else:  # the Responses API names its events
-            yield b"event: error\n" + event({"type": "error", "sequence_number": 0, **body["error"]})
+        yield last(from_engine(error))
 
 
 class EventStream(StreamingResponse):

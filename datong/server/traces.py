@@ -59,7 +59,8 @@ class Traces:
         from opentelemetry.trace import set_span_in_context
 
         inside, at = set_span_in_context(span), begin
-        parts = {"queue": line.get("queue_s"), "prefill": line.get("ttft_s"), "decode": None}
+        queue, first = line.get("queue_s", 0.0), line.get("ttft_s")  # both from the request's arrival on
+        parts = {"queue": queue, "prefill": None if first is None else max(0.0, first - queue), "decode": None}
         for part, length in parts.items() if "queue_s" in line else ():
             until = end if length is None else min(end, at + int(length * NANO))
             self._tracer.start_span(part, context=inside, start_time=at).end(until)

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 TIME = {"type": "function", "name": "time", "parameters": {"type": "object", "properties": {}}}
+HELLO = {"role": "user", "content": "Hi"}
 NO_ARGUMENTS = {**TIME, "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}
 
 
@@ -72,12 +73,41 @@ def test_structured_text_and_calls(client: Any) -> None:
         ({"background": True}, "background"),
         ({"input": []}, "input"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "messages[0].content[0].type"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+        ({"instructions": "x", "input": [HELLO, {"role": "king", "content": "a"}]}, "input[1].role"),
+        ({"input": "word " * 3000}, "input"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"text": {"format": {"type": "xml"}}}, "response_format.type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [{"type": "function", "name": "f", "parameters": 3}]}, "tools[0].parameters"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": 3}}}, "text.format.schema"),
     ],
 )
 def test_what_is_wrong_is_named(client: Any, ask: dict[str, Any], param: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.responses.create(**{"model": "tiny", "input": "Hi", **ask})
-    assert caught.value.param == param
+    assert caught.value.param == param and "messages[" not in caught.value.message
+    assert "response_format" not in caught.value.message
+
+
+def test_an_error_in_a_stream_is_its_last_event(client: Any) -> None:
+    events = list(client.responses.create(model="tiny", input="Hi", stream=True, extra_body={"timeout_s": 1e-6}))
+    assert [event.type for event in events] == ["response.created", "response.in_progress", "error"]
+    assert events[-1].code == "deadline_exceeded" and events[-1].param == "timeout_s" and events[-1].message
+    assert [event.sequence_number for event in events] == [0, 1, 2]
+
+
+def test_log_probabilities(client: Any) -> None:
+    ask: dict[str, Any] = {"model": "tiny", "input": "Hi", "temperature": 0, "max_output_tokens": 8}
+    chat = client.chat.completions.create(
+        model="tiny", messages=[HELLO], temperature=0, max_tokens=8, logprobs=True, top_logprobs=2
+    )
+    want = [(one.token, one.logprob, len(one.top_logprobs)) for one in chat.choices[0].logprobs.content]
+    asked = {"top_logprobs": 2, "include": ["message.output_text.logprobs"]}
+    part = client.responses.create(**ask, **asked).output[0].content[0]
+    assert [(one.token, one.logprob, len(one.top_logprobs)) for one in part.logprobs] == want
+    events = list(client.responses.create(**ask, **asked, stream=True))
+    pieces = [one for event in events if event.type == "response.output_text.delta" for one in event.logprobs]
+    assert [one.token for one in pieces] == [token for token, _, _ in want]
+    assert [one.token for one in events[-1].response.output[0].content[0].logprobs] == [one.token for one in pieces]
+    assert client.responses.create(**ask).output[0].content[0].logprobs == []

@@ -22,8 +22,8 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
              for name in re.findall(r"datong_\w+", target["expr"])}  # fmt: skip
     assert len(asked) > 10
     for name in asked:
-        assert re.sub(r"_(total|bucket)$", "", name) in known, name
-    shown = {re.sub(r"_(total|bucket)$", "", name) for name in asked}
+        assert re.sub(r"_(total|bucket|sum|count)$", "", name) in known, name
+    shown = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in asked}
     assert known - shown <= {"datong_cache_block_tokens"}, "every metric has a panel"
 
 
