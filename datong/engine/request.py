@@ -59,14 +59,17 @@ class Request:
         """
         allowed = self._guide.allowed() if self._guide else None
         sampled = sample(logits[0], self.params, self._history, self._rng, allowed)
-        sequence, token = self.sequence, sampled.token
+        sequence = self.sequence
+        if self._guide and not self._guide.fits(sampled.token, sequence.limit - len(sequence.tokens)):
+            sampled = sample(logits[0], self.params, self._history, self._rng, self._guide.allowed())
+        token = sampled.token
         sequence.tokens.append(token)
         if self.params.shifts:
             self._history.add(token)
         complete = self._guide.accept(token) if self._guide else False
         text, reason = self._text_of(token)
         if reason is None and complete:
-            text, reason = text + self._rest(), STOP
+            text, reason = text + self._rest(), LENGTH if self._guide and self._guide.cut else STOP
         if reason is None and len(sequence.tokens) >= sequence.limit:
             text, reason = text + self._rest(), LENGTH
         self._note(sampled, text, reason)

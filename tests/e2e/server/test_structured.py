@@ -71,6 +71,26 @@ def test_a_json_schema_is_followed(client: Any) -> None:
             jsonschema.validate(json.loads(choice.message.content), PERSON)
 
 
+def test_an_answer_ends_before_its_tokens_do(client: Any) -> None:
+    """A text and a number without bounds: noise goes on and on, the document is whole, and says that it was cut."""
+    schema = {
+        "type": "object",
+        "properties": {"text": {"type": "string"}, "number": {"type": "integer"}},
+        "required": ["text", "number"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    got = client.chat.completions.create(**ASK, n=8, seed=1, response_format=form, max_tokens=60)
+    for choice in got.choices:
+        jsonschema.validate(json.loads(choice.message.content), schema)
+    assert "length" in {choice.finish_reason for choice in got.choices} and got.usage.completion_tokens <= 8 * 60
+    required = client.chat.completions.create(
+        **ASK, n=4, seed=1, tools=[NOTE], tool_choice="required", parallel_tool_calls=False, max_tokens=90
+    )
+    for choice in required.choices:
+        jsonschema.validate(json.loads(choice.message.tool_calls[0].function.arguments), NOTE["function"]["parameters"])
+
+
 def test_the_client_parses_into_a_class(client: Any) -> None:
     pydantic = pytest.importorskip("pydantic")
     shape = pydantic.create_model("Shape", kind=(str, pydantic.Field(pattern="^(disc|box)$")), sides=(bool, ...))

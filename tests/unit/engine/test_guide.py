@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import tokenizers
@@ -71,3 +73,48 @@ def test_what_is_no_grammar(grammars: Grammars, make: str) -> None:
         getattr(grammars, make)(wrong)
     with pytest.raises(InvalidRequest, match="characters"):
         grammars.regex("a" * (2 << 20))
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string"},
+        "number": {"type": "integer"},
+        "list": {"type": "array", "items": {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}}},
+        "mail": {"type": "string", "pattern": "^[a-z]+@[a-z]+$"},
+    },
+    "required": ["text", "number", "list", "mail"],
+}
+
+
+@pytest.mark.parametrize("room", [60, 80, 150, 400])
+@pytest.mark.parametrize("wanted", ["noise", "a", "1", "{", '"', "\\"])
+def test_an_answer_ends_in_time(grammars: Grammars, tokenizer: Any, room: int, wanted: str) -> None:
+    """What the model wants never ends by itself; the answer is a whole document all the same, and says it was cut."""
+    rng = np.random.default_rng(room)
+    request = Request([1], 1 + room, SamplingParams(temperature=1.0, seed=room), guide=grammars.json_schema(SCHEMA))
+    while not request.done:
+        logits = rng.normal(size=(1, 300)).astype(np.float32) * 3
+        if wanted != "noise":
+            logits[0, tokenizer.inner.token_to_id(wanted)] = 100
+        request.take(logits)
+    result = request.result
+    jsonschema.validate(json.loads(tokenizer.inner.decode([t for t in result.tokens if t != 256])), SCHEMA)
+    assert len(result.tokens) <= room and (result.finish_reason == "stop" or len(result.tokens) > room - 20)
+
+
+def test_an_answer_without_room_is_cut_off(grammars: Grammars) -> None:
+    request = Request([1], 21, SamplingParams(temperature=1.0, seed=1), guide=grammars.json_schema(SCHEMA))
+    while not request.done:
+        request.take(np.zeros((1, 300), np.float32))
+    assert len(request.result.tokens) == 20 and request.result.finish_reason == "length"
+
+
+def test_an_answer_with_room_is_the_models_own(grammars: Grammars, tokenizer: Any) -> None:
+    text = '{"text": "abc", "number": 12, "list": [], "mail": "a@b"}'
+    request = Request([1], 1 + len(text), SamplingParams(), guide=grammars.json_schema(SCHEMA))
+    for c in text:
+        logits = np.zeros((1, 300), np.float32)
+        logits[0, tokenizer.inner.encode(c).ids[0]] = 9
+        request.take(logits)
+    assert tokenizer.inner.decode(request.result.tokens) == text and request.result.finish_reason == "stop"
