@@ -66,6 +66,10 @@ def serve(
     header_seconds: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="For headers to arrive; default 10.")
     ] = None,
+    send_seconds: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="For a client to take what waits for it; default 60."),
+    ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of all answers together; default: 4 contexts.")
     ] = None,

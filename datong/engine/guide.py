@@ -38,7 +38,7 @@ class Guide(Protocol):
         """[n] bool, n <= vocab: what may come next; None: anything. Raises InvalidRequest."""
 
     def fits(self, token: int, left: int) -> bool:
-        """Can the answer end within `left` tokens, `token` being the first? False: take what is `allowed` now instead."""
+        """Can the answer end within `left` tokens, `token` being the first? False: `allowed` now has another one."""
 
     def accept(self, token: int) -> bool:
         """Note the token that was chosen. True: the answer is complete, nothing may follow."""

@@ -73,7 +73,7 @@ def serve(hosts: Hosts, settings: Settings, started: Callable[[str], None] = lam
         app,
         host=settings.host,
         port=settings.port,
-        http=bounded(settings.header_seconds),
+        http=bounded(settings.header_seconds, settings.send_seconds),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -35,6 +35,7 @@ class Settings:
     max_body: int = 8 * MIB
     body_seconds: float = 30.0  # for a whole body to arrive
     header_seconds: float = 10.0  # for headers to arrive; a new connection says something within this time
+    send_seconds: float = 60.0  # for a client to take what waits for it; then its connection is closed
     timeout_s: float = 600.0  # the longest that one request may take, and what it gets when it asks for nothing
     drain_s: float = 120.0  # after SIGTERM, for running requests
     memory_mb: int | None = None  # for all loaded models together, in MiB; None: as much as they take

@@ -28,7 +28,7 @@ class Live:
 
     def __init__(self, *args: object, env: dict[str, str]) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, *map(str, args), "--port", "0", "--threads", "1"],
+            [*COMMAND, "--port", "0", "--threads", "1", *map(str, args)],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **env},

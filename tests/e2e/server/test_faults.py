@@ -122,6 +122,22 @@ def test_nonsense_instead_of_http_is_refused(live: Any) -> None:
     assert live.get("/health").status_code == 200
 
 
+def test_a_client_that_does_not_read_is_cut_off(
+    serve: Any, package_template: Path, until_true: Callable[..., None]
+) -> None:
+    """Megabytes wait for it: more than the sockets hold."""
+    live = serve(package_template, "--send-seconds", 0.5)
+    url = httpx.URL(live.url)
+    body = json.dumps({**LONG, "stream": True, "n": 16, "logprobs": 100}).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((url.host, url.port))
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        until_true(lambda: any(line["event"] == "request" for line in live.lines))
+    assert live.metric("datong_cache_blocks_held") == live.metric("datong_requests_live") == 0
+    assert live.client().completions.create(**{**ASK, "max_tokens": 4}).choices[0].text
+
+
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -228,6 +244,25 @@ def test_priority_goes_first(serve: Any, package_template: Path) -> None:
     assert live.metric("datong_cache_blocks_held") == 0
 
 
+def test_an_exhausted_cache_makes_answers_wait_not_wrong(serve: Any, package_template: Path) -> None:
+    """Room for two long answers, twelve come: sequences are sent back and computed again."""
+    live = serve(package_template, "--cache-tokens", 512, "--context", 256)
+    alone = live.post("/v1/completions", json=LONG).json()["choices"][0]["text"]
+    got: list[httpx.Response] = []
+    threads = [threading.Thread(target=lambda: got.append(live.post("/v1/completions", json=LONG))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.status_code for answer in got] == [200] * 12
+    assert {answer.json()["choices"][0]["text"] for answer in got} == {alone}
+    assert live.metric("datong_preemptions_total") > 0, "the cache was never full"
+    assert live.metric("datong_cache_blocks_held") == 0
+    over = live.post("/v1/completions", json={**ASK, "prompt": "x" * 300})
+    assert over.status_code == 400 and error(over)["code"] == "context_length_exceeded"
+    assert error(over)["param"] == "prompt"
+
+
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -249,6 +284,23 @@ def test_sigterm_finishes_what_runs_and_takes_nothing_new(slow: Any, until_true:
         assert events[-1] == "data: [DONE]"
         assert sum('"finish_reason":"length"' in event for event in events) == 16
     assert slow.stop() == 0
+
+
+def test_killed_and_started_again(serve: Any, package_template: Path) -> None:
+    """Nothing that a killed server leaves behind is in the way of the next one, on the same port."""
+    first = serve(package_template)
+    whole = first.post("/v1/completions", json=LONG).json()["choices"][0]["text"]
+    with first.http.stream("POST", f"{first.url}/v1/completions", json={**LONG, "stream": True, "n": 16}) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        first.process.kill()
+        with pytest.raises(httpx.TransportError):
+            list(lines)
+    first.stop()
+    again = serve(package_template, "--port", httpx.URL(first.url).port)
+    assert again.url == first.url
+    assert again.post("/v1/completions", json=LONG).json()["choices"][0]["text"] == whole
+    assert again.metric("datong_cache_blocks_held") == 0
 
 
 def test_the_log_holds_no_text(slow: Any) -> None:
