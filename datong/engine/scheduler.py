@@ -5,9 +5,10 @@ Rules of one step, in this order:
 1. Every sequence that waits for its next token only (decode) runs: one token each, oldest first. If one needs a block
    and none is left, the youngest running sequence is preempted: it gives its blocks back and starts again later, its
    tokens kept (recompute).
-2. Sequences in the middle of their prompt share what is left of `max_tokens` equally, oldest first (chunked prefill).
-3. Waiting sequences are admitted in order of arrival while there are blocks for all their tokens and one block more per
+2. Waiting sequences are admitted in order of arrival while there are blocks for all their tokens and one block more per
    running sequence, so that admission does not at once cause a preemption.
+3. Sequences in the middle of their prompt, new ones included, share what is left of `max_tokens` equally (chunked
+   prefill). What a short one leaves goes to the longer ones, so short prompts do not wait for long ones.
 
 Window blocks follow the tokens of each step, and every running sequence has a state slot, where the program has such
 caches; both pools are large enough for all that can run. A prompt with states is cut once more at its last full block
@@ -82,8 +83,8 @@ class Scheduler:
         self._decodes(work)
         tokens = self.max_tokens - sum(w.count for w in work)
         rows = self.max_rows - sum(w.rows for w in work)
-        tokens, rows = self._prefills([s for s in self.running if s.pending > 1 or s.score], work, tokens, rows)
-        self._prefills(self._admit(tokens), work, tokens, rows)
+        begun = [s for s in self.running if s.pending > 1 or s.score]
+        self._prefills([*begun, *self._admit(tokens - len(begun))], work, tokens, rows)
         if self.windows is not None:
             for w in work:
                 self._look_ahead(w, self.windows)
@@ -179,9 +180,10 @@ class Scheduler:
         insort(self.waiting, victim, key=lambda s: s.arrival)
         self.preemptions += 1
 
-    def _prefills(self, sequences: list[Sequence], work: list[Work], tokens: int, rows: int) -> tuple[int, int]:
-        """Rules 2 and 3: give each an equal share of the remaining tokens; what one leaves goes to the next."""
-        for left, sequence in zip(range(len(sequences), 0, -1), sequences, strict=True):
+    def _prefills(self, sequences: list[Sequence], work: list[Work], tokens: int, rows: int) -> None:
+        """Rule 3: give each an equal share of the remaining tokens; what one leaves goes to the next."""
+        shortest_first = sorted(sequences, key=lambda s: s.pending)
+        for left, sequence in zip(range(len(sequences), 0, -1), shortest_first, strict=True):
             count = min(-(-tokens // left), sequence.pending)
             if self.states is not None:
                 cuts = (cut - sequence.computed for cut in self._cuts(sequence))
@@ -199,10 +201,9 @@ class Scheduler:
             if count > 0:
                 work.append(Work(sequence, count, wanted))
                 tokens, rows = tokens - count, rows - wanted
-        return tokens, rows
 
     def _admit(self, tokens: int) -> list[Sequence]:
-        """Rule 3: move waiting sequences to the running ones and give them the blocks of all their tokens."""
+        """Rule 2: move waiting sequences to the running ones and give them the blocks of all their tokens."""
         admitted: list[Sequence] = []
         while self.waiting and len(self.running) < self.max_sequences and len(admitted) < tokens:
             sequence = self.waiting[0]

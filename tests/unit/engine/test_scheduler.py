@@ -133,7 +133,26 @@ def test_prompts_share_the_step_equally():
     s = scheduler(max_tokens=12)
     for length in (40, 3, 40):
         s.add(Sequence(list(range(length)), 50))
-    assert [(w.count, w.rows) for w in s.schedule()] == [(4, 0), (3, 1), (5, 0)]
+    assert [(w.sequence.prompt_len, w.count) for w in s.schedule()] == [(3, 3), (40, 5), (40, 4)]
+
+
+def test_a_short_prompt_does_not_wait_for_long_ones():
+    """They came first and would fill every step: the short one is admitted all the same, and has its share."""
+    scheduler = Scheduler(BlockPool(200, 8), max_tokens=64)
+    long = [Sequence([i] * 400, 410) for i in range(3)]
+    for s in long:
+        scheduler.add(s)
+    for _ in range(2):
+        for w in scheduler.schedule():
+            scheduler.advance(w)
+    short = Sequence([9] * 20, 40)
+    scheduler.add(short)
+    for _ in range(2):
+        work = scheduler.schedule()
+        assert sum(w.count for w in work) == 64, "what the short one leaves goes to the others"
+        for w in work:
+            scheduler.advance(w)
+    assert short.computed == 20 and all(s.computed < 400 for s in long)
 
 
 def test_the_youngest_is_preempted_and_the_oldest_goes_on():
