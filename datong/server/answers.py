@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+Json = dict[str, Any]
 Finish = str | None  # stop, length, tool_calls; `timeout` beyond OpenAI's
 
 
@@ -162,6 +163,90 @@ class Text(Struct):
     system_fingerprint: str | None = None
 
 
+class OutputText(Struct, tag_field="type", tag="output_text"):
+    """What was said."""
+
+    text: str
+    annotations: list[Json]
+    logprobs: list[TokenLogprob]
+
+
+class ReasoningText(Struct, tag_field="type", tag="reasoning_text"):
+    """What was thought."""
+
+    text: str
+
+
+class OutputMessage(Struct, tag_field="type", tag="message"):
+    """An item of a response."""
+
+    id: str
+    role: Literal["assistant"]
+    content: list[OutputText]
+    status: Literal["completed", "in_progress"]
+
+
+class OutputReasoning(Struct, tag_field="type", tag="reasoning"):
+    """An item of a response."""
+
+    id: str
+    summary: list[Json]
+    content: list[ReasoningText]
+    status: Literal["completed", "in_progress"]
+
+
+class OutputCall(Struct, tag_field="type", tag="function_call"):
+    """An item of a response."""
+
+    id: str
+    call_id: str
+    name: str
+    arguments: str
+    status: Literal["completed", "in_progress"]
+
+
+class ResponseUsage(Struct):
+    """The words of this part of the API."""
+
+    input_tokens: int
+    input_tokens_details: PromptDetails
+    output_tokens: int
+    output_tokens_details: CompletionDetails
+    total_tokens: int
+
+
+class IncompleteDetails(Struct):
+    """Why a response is not whole."""
+
+    reason: str  # max_output_tokens; `timeout` beyond OpenAI's
+
+
+class ResponseObject(Struct):
+    """https://platform.openai.com/docs/api-reference/responses/object; what the request said comes back as it was."""
+
+    id: str
+    created_at: int
+    status: Literal["completed", "incomplete", "in_progress"]
+    incomplete_details: IncompleteDetails | None
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    model: str
+    output: list[OutputMessage | OutputReasoning | OutputCall]
+    parallel_tool_calls: bool
+    temperature: float | None
+    text: Json
+    tool_choice: str | Json
+    tools: list[Json]
+    top_p: float | None
+    usage: ResponseUsage | None
+    error: None = None
+    object: Literal["response"] = "response"
+    previous_response_id: None = None
+    store: bool = False
+    truncation: Literal["disabled"] = "disabled"
+
+
 class Embedded(Struct):
     """One text."""
 
@@ -228,6 +313,3 @@ class Status(Struct):
 
     status: str
     models: list[str] | UnsetType = UNSET
-
-
-Json = dict[str, Any]

@@ -43,12 +43,12 @@ class Error(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Operation:
-    """One row of the table. `answer` None: a JSON object that is described in words only."""
+    """One row of the table."""
 
     method: str
     path: str
     summary: str
-    answer: type | None
+    answer: type
     body: type | None = None
     streams: bool = False
     errors: tuple[str, ...] = _GET_ERRORS
@@ -61,7 +61,7 @@ OPERATIONS = (
     Operation("post", "/v1/chat/completions", "Chat", answers.Chat, schemas.ChatRequest, True, _POST),
     Operation("post", "/v1/completions", "Continue a text", answers.Text, schemas.CompletionRequest, True, _POST),
     Operation("post", "/v1/embeddings", "Texts as vectors", answers.Embeddings, schemas.EmbeddingRequest, errors=_POST),
-    Operation("post", "/v1/responses", "A response", None, schemas.ResponsesRequest, True, _POST),
+    Operation("post", "/v1/responses", "A response", answers.ResponseObject, schemas.ResponsesRequest, True, _POST),
     Operation("post", "/tokenize", "Text to token ids", answers.Tokens, schemas.TokenizeRequest, errors=_POST),
     Operation("post", "/detokenize", "And back", answers.Detokenized, schemas.DetokenizeRequest, errors=_POST),
     Operation("get", "/health", "Does the process answer?", answers.Status, errors=("500",)),
@@ -97,12 +97,12 @@ def document(models: tuple[str, ...]) -> bytes:
 
 
 def _operation(row: Operation, reference: dict[type, Any], models: tuple[str, ...]) -> Json:
-    content: Json = {"application/json": {"schema": reference[row.answer] if row.answer else {"type": "object"}}}
+    content: Json = {"application/json": {"schema": reference[row.answer]}}
     if row.streams:
         content["text/event-stream"] = {}
     found: Json = {"summary": row.summary, "responses": {"200": {"description": "Done.", "content": content}}}
     for status in row.errors:
-        schema = reference[row.answer] if row.path == "/ready" and row.answer else reference[Error]
+        schema = reference[row.answer] if row.path == "/ready" else reference[Error]
         found["responses"][status] = {
             "description": ERRORS[status],
             "content": {"application/json": {"schema": schema}},

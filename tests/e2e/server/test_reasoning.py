@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from datong.package.create import import_checkpoint
+from datong.server.answers import OutputMessage, OutputReasoning, ResponseObject
 
 THINKS = {"type": "regex", "regex": "<think>\nhm [0-9]\n</think>\n\nyes"}
 ASK: dict[str, Any] = {"model": "tiny", "seed": 2}
@@ -54,6 +56,11 @@ def test_responses(client: Any) -> None:
     thought, message = whole.output
     assert (thought.type, message.type, whole.output_text) == ("reasoning", "message", "yes")
     assert thought.content[0].text.startswith("hm ") and whole.usage.output_tokens_details.reasoning_tokens > 0
+    raw = client.responses.with_raw_response.create(**ask).http_response.content
+    assert [type(item) for item in msgspec.json.decode(raw, type=ResponseObject).output] == [
+        OutputReasoning,
+        OutputMessage,
+    ]
     events = list(client.responses.create(**ask, stream=True))
     pieces = [event.delta for event in events if event.type == "response.reasoning_text.delta"]
     assert "".join(pieces) == thought.content[0].text

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import openai
 import pytest
+
+from datong.server.answers import ResponseObject
 
 TIME = {"type": "function", "name": "time", "parameters": {"type": "object", "properties": {}}}
 HELLO = {"role": "user", "content": "Hi"}
@@ -88,6 +91,16 @@ def test_what_is_wrong_is_named(client: Any, ask: dict[str, Any], param: str) ->
         client.responses.create(**{"model": "tiny", "input": "Hi", **ask})
     assert caught.value.param == param and "messages[" not in caught.value.message
     assert "response_format" not in caught.value.message
+
+
+def test_the_answer_is_as_the_description_says(client: Any) -> None:
+    calls = {"tools": [NO_ARGUMENTS], "tool_choice": "required"}
+    for more in ({}, {"instructions": "x", "metadata": {"a": "b"}, "top_logprobs": 1}, calls):
+        raw = client.responses.with_raw_response.create(model="tiny", input="Hi", temperature=0, **more)
+        document = json.loads(raw.http_response.content)
+        assert document.keys() == set(ResponseObject.__struct_fields__)
+        found = msgspec.convert(document, ResponseObject)
+        assert found.output and found.usage is not None and found.usage.total_tokens > 2
 
 
 def test_an_error_in_a_stream_is_its_last_event(client: Any) -> None:
