@@ -74,6 +74,7 @@ class Job:
         self.born, self.seconds, self.priority = monotonic(), seconds, priority
         self.deadline = self.born + seconds
         self.cancelled = False  # set on the event loop
+        self.overtook = False  # longer ones, that came before it
         self.started = 0.0  # when the engine took it; the engine's thread sets it
         self._events: asyncio.Queue[list[Event]] = asyncio.Queue()
 

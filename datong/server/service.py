@@ -3,7 +3,9 @@
 Rules:
 
 1. Nobody else touches the engine: submit, cancel and drain are messages.
-2. Waiting jobs are kept here by priority, then by arrival; the engine gets as many as it can run at once.
+2. Waiting jobs are kept here by priority, then by arrival; the engine gets as many as it can run at once. A sixteenth
+   of the cache is kept for short prompts, which may go ahead of longer ones as far as they fit there: a queue of long
+   ones makes no short one wait, and short ones can take no more than that from the long ones.
 3. A job whose deadline has passed, or whose client has gone, gives everything back before the next step.
 4. An error of a step ends the jobs of that step; the thread goes on.
 """
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 RECENT = 64  # finished answers that the estimate of Retry-After looks at
 MAX_RETRY_AFTER = 60  # seconds
+SHORT = 16  # one part in so many of the cache
 
 
 class Service:
@@ -161,21 +164,51 @@ class Service:
         """Rule 2; then the units of running jobs that may start now."""
         for job in self._jobs:
             self._start(job)
-        while self._waiting and self._has_room(self._waiting[0][2]):
-            job = heapq.heappop(self._waiting)[2]
-            job.started = monotonic()
-            self._jobs.add(job)
-            self._start(job)
+        while self._waiting and self._has_room(self._waiting[0][2], self._kept(self._waiting[0][2])):
+            self._begin(heapq.heappop(self._waiting)[2])
+        if self._waiting and self._kept(self._waiting[0][2]):
+            self._overtake()
 
-    def _has_room(self, job: Job) -> bool:
-        """Would the engine admit it now? What it has already must keep its turn, but later ones can still overtake."""
+    def _begin(self, job: Job) -> None:
+        job.started = monotonic()
+        self._jobs.add(job)
+        self._start(job)
+
+    def _overtake(self) -> None:
+        """Rule 2: short jobs go ahead of the first one, which has no room."""
+        gone: set[Job] = set()
+        for _, _, job in sorted(self._waiting)[1:]:
+            if self._blocks(job) <= self._free() and self._has_room(job):
+                job.overtook = True
+                self._begin(job)
+                gone.add(job)
+        if gone:
+            self._waiting = [entry for entry in self._waiting if entry[2] not in gone]
+            heapq.heapify(self._waiting)
+
+    def _blocks(self, job: Job) -> int:
+        """That its prompts need."""
+        return sum(self.engine.pool.needed(len(unit.sequence.tokens)) for unit in job.units)
+
+    def _kept(self, first: Job) -> int:
+        """Blocks that the first one in the queue leaves to short ones: none if it is short, or needs nearly all."""
+        blocks = self.engine.pool.blocks
+        return self._free() if blocks // SHORT < self._blocks(first) < blocks - 2 * (blocks // SHORT) else 0
+
+    def _free(self) -> int:
+        """Of the blocks that are kept for short jobs, what those that went ahead leave."""
+        taken = sum(self._blocks(job) for job in self._jobs if job.overtook)
+        return max(0, self.engine.pool.blocks // SHORT - taken)
+
+    def _has_room(self, job: Job, kept: int = 0) -> bool:
+        """Would the engine admit it now, and leave `kept` blocks free? What it has already must keep its turn."""
         scheduler, pool = self.engine.scheduler, self.engine.pool
         if not scheduler.running and not scheduler.waiting:
             return True
         if len(scheduler.running) + len(scheduler.waiting) >= scheduler.max_sequences:
             return False
         before = sum(pool.needed(len(sequence.tokens)) + 1 for sequence in scheduler.waiting)
-        return before + pool.needed(len(job.units[0].sequence.tokens)) + len(scheduler.running) <= pool.available
+        return before + pool.needed(len(job.units[0].sequence.tokens)) + len(scheduler.running) <= pool.available - kept
 
     def _start(self, job: Job) -> None:
         if job.steps and any(step.ready for step in job.steps):
