@@ -244,29 +244,6 @@ def test_priority_goes_first(serve: Any, package_template: Path) -> None:
     assert live.metric("datong_cache_blocks_held") == 0
 
 
-def test_a_short_question_does_not_wait_for_a_queue_of_long_ones(serve: Any, package_template: Path) -> None:
-    """Four long prompts fill the cache, forty come; a short one has a place that is kept for its like."""
-    live = serve(package_template, "--cache-tokens", 1024)
-    ended: list[str] = []
-
-    def ask(name: str, prompt: str) -> None:
-        body = {**ASK, "prompt": prompt, "max_tokens": 20, "ignore_eos": True}
-        assert live.post("/v1/completions", json=body).status_code == 200
-        ended.append(name)
-
-    threads = [threading.Thread(target=ask, args=(f"long {i}", f"{i:03}" * 74)) for i in range(40)]
-    threads.append(threading.Thread(target=ask, args=("short", "Hello")))
-    for thread in threads[:-1]:
-        thread.start()
-    while live.metric("datong_requests_waiting") < 25:
-        time.sleep(0.001)
-    threads[-1].start()
-    for thread in threads:
-        thread.join()
-    assert ended.index("short") < 25, ended
-    assert live.metric("datong_cache_blocks_held") == 0
-
-
 def test_an_exhausted_cache_makes_answers_wait_not_wrong(serve: Any, package_template: Path) -> None:
     """Room for two long answers, twelve come: sequences are sent back and computed again."""
     live = serve(package_template, "--cache-tokens", 512, "--context", 256)
