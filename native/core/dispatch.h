@@ -24,6 +24,7 @@ const Variant<Kernel>& pick(std::span<const Variant<Kernel>> variants, const Cpu
 inline bool always(const CpuFeatures&) { return true; }
 inline bool has_avx2(const CpuFeatures& f) { return f.avx2; }
 inline bool has_avx512(const CpuFeatures& f) { return f.avx512; }
+inline bool has_avx512_bf16(const CpuFeatures& f) { return f.avx512_bf16; }
 inline bool has_neon(const CpuFeatures& f) { return f.neon; }
 
 }  // namespace datong

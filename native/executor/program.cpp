@@ -37,7 +37,7 @@ Program::Program(std::shared_ptr<Device> device, const dt_part& part, const Prog
 }
 
 void Program::read_values(const dt_part& part) {
-  bool all_f32 = true;
+  bool all_f32 = true, rounded = false;  // rounded: activations are, to 8 bits, in some matrix
   std::vector<std::pair<const uint8_t*, int64_t>> seen;  // tied weights are mapped once
   for (int32_t i = 0; i < part.value_count; ++i) {
     values_.push_back(read_value(item(part.values, i), &files_));
@@ -46,12 +46,13 @@ void Program::read_values(const dt_part& part) {
     if (v.kind != DT_WEIGHT) continue;
     private_bytes_ += v.weight.own_bytes;
     all_f32 = all_f32 && v.weight.view.codes_dtype == DT_F32;
+    rounded = rounded || (v.weight.view.block > 0 && v.weight.view.tile == 0 && options_.activations == Activations::i8);
     const std::pair<const uint8_t*, int64_t> key{v.weight.view.codes, v.weight.bytes};
     if (std::find(seen.begin(), seen.end(), key) != seen.end()) continue;
     seen.push_back(key);
     mapped_bytes_ += v.weight.bytes;
   }
-  if (!options_.cache_type_given) cache_type_ = all_f32 ? CacheType::f32 : CacheType::f16;
+  if (!options_.cache_type_given) cache_type_ = all_f32 ? CacheType::f32 : rounded && device_->features.avx512_bf16 ? CacheType::bf16 : CacheType::f16;
 }
 
 void Program::read_inputs(const dt_part& part) {
@@ -148,7 +149,7 @@ void Program::build_tasks(const dt_part& part) {
   std::vector<bool> defined(values_.size());
   for (size_t i = 0; i < values_.size(); ++i) defined[i] = values_[i].kind == DT_WEIGHT || values_[i].kind == DT_CONST;
   for (const Input& input : inputs_) defined[static_cast<size_t>(input.value)] = true;
-  const BuildContext context{device_->features, &caches_, options_.activations};
+  const BuildContext context{device_->features, &caches_, options_.activations, cache_type_};
   for (int32_t i = 0; i < part.node_count; ++i) {
     const NodeView node(item(part.nodes, i), values_);
     check_defined(node, defined);

@@ -69,6 +69,7 @@ struct BuildContext {
   CpuFeatures features;
   const std::vector<CacheSpec>* caches = nullptr;  // null: a question, not a compilation
   Activations activations = Activations::i8;
+  CacheType cache_type = CacheType::f16;
 };
 
 // Checks the node and picks its kernels. Throws Error(DT_UNSUPPORTED) with the reason, or Error(DT_INVALID).

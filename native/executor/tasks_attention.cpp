@@ -70,7 +70,9 @@ class Attention : public Task {
     if (const Value* slopes = node.plain_vector(4, q_heads)) set_bias(node, *slopes);
     const int64_t layer = node.integer("layer");
     if (context.caches) find_cache(node, *context.caches, layer);
-    const auto& variant = pick(attention_variants(), context.features);
+    CpuFeatures features = context.features;
+    features.avx512_bf16 = features.avx512_bf16 && context.cache_type == CacheType::bf16 && context.activations != Activations::f32;
+    const auto& variant = pick(attention_variants(), features);
     kernel_ = variant.kernel;
     implementation = std::string("attention_") + variant.name;
   }

@@ -4,6 +4,7 @@ namespace datong {
 
 static const Variant<AttentionKernel> kVariants[] = {
 #if DATONG_X86
+    {"avx512bf16", has_avx512_bf16, {attend_avx512bf16, store_kv_avx512bf16}},
     {"avx512", has_avx512, {attend_avx512, store_kv_avx2}},  // storing is bound by memory
     {"avx2", has_avx2, {attend_avx2, store_kv_avx2}},
 #elif DATONG_ARM64

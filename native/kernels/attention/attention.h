@@ -13,7 +13,8 @@
 //
 //   K  [blocks, kv_heads, key_dim, kBlockSize]       V  [blocks, kv_heads, kBlockSize, value_pad]
 //
-// value_pad = value_dim rounded up to kValuePad; the padding stays 0. Element type f32, f16 or bf16.
+// value_pad = value_dim rounded up to kValuePad; the padding stays 0. Element type f32, f16 or bf16. A variant may order
+// the elements of a block otherwise: what one stored, no other reads.
 // The score of a slot outside [first, last) is not used; K and V there must be finite or are not read.
 #pragma once
 
@@ -79,6 +80,8 @@ void store_kv_ref(const CacheLayer&, int64_t, int64_t, int64_t, const float*, co
 void attend_avx2(const AttentionArgs&);
 void store_kv_avx2(const CacheLayer&, int64_t, int64_t, int64_t, const float*, const float*);
 void attend_avx512(const AttentionArgs&);
+void attend_avx512bf16(const AttentionArgs&);
+void store_kv_avx512bf16(const CacheLayer&, int64_t, int64_t, int64_t, const float*, const float*);
 void attend_neon(const AttentionArgs&);
 void store_kv_neon(const CacheLayer&, int64_t, int64_t, int64_t, const float*, const float*);
 

@@ -40,7 +40,11 @@ inline Vec load_cache(const uint8_t* base, int64_t i) {
 template <int R>
 constexpr int kAtOnce = R == 1 && kLanes == kBlockSize / 2 ? 2 : 1;
 
-// scores[r, 0 : B * kBlockSize] = q[r] . K of B blocks that lie one behind another in the chunk.
+// How scores and sums of values come about, from a cache of plain elements. A Products class has:
+//   Products(args, row0)            for R rows from row0 on
+//   kAtOnce                         blocks whose scores are taken together
+//   scores<B>(keys, scores)         scores[r, 0 : B * kBlockSize] = q[r] . K of B blocks, one behind another in the chunk
+//   weigh(chunk, weights, shrink)   out[r] = out[r] * shrink[r] + weights[r] . V
 template <int R, int B, CacheType type>
 inline void block_scores(const AttentionArgs& a, int row0, const uint8_t* const keys[B], float (*scores)[kChunk]) {
   const int64_t dim = a.layer->key_dim, stride = R == kMaxRows ? kMaxRows : a.rows;
@@ -153,8 +157,24 @@ inline void weigh_values(const AttentionArgs& a, int row0, const Chunk& chunk, c
 }
 
 template <int R, CacheType type>
+struct PlainProducts {
+  static constexpr int kAtOnce = datong::kAtOnce<R>;
+  const AttentionArgs& a;
+  int row0;
+  PlainProducts(const AttentionArgs& args, int row) : a(args), row0(row) {}
+  template <int B>
+  void scores(const uint8_t* const keys[B], float (*scores)[kChunk]) const {
+    block_scores<R, B, type>(a, row0, keys, scores);
+  }
+  void weigh(const Chunk& chunk, const float (*weights)[kChunk], const float* shrink) const {
+    weigh_values<R, type>(a, row0, chunk, weights, shrink);
+  }
+};
+
+template <int R, class Products>
 void attend_tile(const AttentionArgs& a, int row0) {
   const CacheLayer& l = *a.layer;
+  const Products products(a, row0);
   for (int64_t i = 0; i < R * l.value_pad; ++i) a.out[row0 * l.value_pad + i] = 0;
   int64_t lo = a.end, hi = a.begin;  // keys that any row sees
   for (int r = row0; r < row0 + R; ++r) {
@@ -165,7 +185,7 @@ void attend_tile(const AttentionArgs& a, int row0) {
   }
   if (lo < a.begin) lo = a.begin;
   if (hi > a.end) hi = a.end;
-  const int64_t size = cache_type_bytes(type), key_block = l.key_dim * kBlockSize * size,
+  const int64_t size = cache_type_bytes(l.type), key_block = l.key_dim * kBlockSize * size,
                 value_block = l.value_pad * kBlockSize * size;
   alignas(64) float scores[R][kChunk];
   float shrink[R];
@@ -182,37 +202,45 @@ void attend_tile(const AttentionArgs& a, int row0) {
     }
     const auto at = [&](int64_t b) { return reinterpret_cast<float(*)[kChunk]>(&scores[0][b * kBlockSize]); };
     int64_t b = first;
-    for (; b + kAtOnce<R> <= end; b += kAtOnce<R>) block_scores<R, kAtOnce<R>, type>(a, row0, keys + b, at(b));
-    if (b < end) block_scores<R, 1, type>(a, row0, keys + b, at(b));
+    for (; b + Products::kAtOnce <= end; b += Products::kAtOnce) products.template scores<Products::kAtOnce>(keys + b, at(b));
+    for (; b < end; ++b) products.template scores<1>(keys + b, at(b));
     for (int r = 0; r < R; ++r)
       shrink[r] = softmax_update(a, row0 + r, scores[r], start, first * kBlockSize, end * kBlockSize);
-    weigh_values<R, type>(a, row0, chunk, scores, shrink);
+    products.weigh(chunk, scores, shrink);
   }
 }
 
-template <CacheType type>
-void attend_type(const AttentionArgs& a) {
+// ProductsOf<R>: the Products class of R rows.
+template <template <int> class ProductsOf>
+void attend_tiles(const AttentionArgs& a) {
   for (int row = 0; row < a.rows; row += kTileRows) {
     switch (a.rows - row < kTileRows ? a.rows - row : kTileRows) {
-      case 1: attend_tile<1, type>(a, row); break;
-      case 2: attend_tile<2, type>(a, row); break;
-      case 3: attend_tile<3, type>(a, row); break;
-      case 4: attend_tile<4, type>(a, row); break;
+      case 1: attend_tile<1, ProductsOf<1>>(a, row); break;
+      case 2: attend_tile<2, ProductsOf<2>>(a, row); break;
+      case 3: attend_tile<3, ProductsOf<3>>(a, row); break;
+      case 4: attend_tile<4, ProductsOf<4>>(a, row); break;
 #if DATONG_MANY_REGISTERS
-      case 5: attend_tile<5, type>(a, row); break;
-      case 6: attend_tile<6, type>(a, row); break;
-      case 7: attend_tile<7, type>(a, row); break;
-      case 8: attend_tile<8, type>(a, row); break;
+      case 5: attend_tile<5, ProductsOf<5>>(a, row); break;
+      case 6: attend_tile<6, ProductsOf<6>>(a, row); break;
+      case 7: attend_tile<7, ProductsOf<7>>(a, row); break;
+      case 8: attend_tile<8, ProductsOf<8>>(a, row); break;
 #endif
     }
   }
 }
 
+template <int R>
+using F32Products = PlainProducts<R, CacheType::f32>;
+template <int R>
+using F16Products = PlainProducts<R, CacheType::f16>;
+template <int R>
+using Bf16Products = PlainProducts<R, CacheType::bf16>;
+
 inline void attend_simd(const AttentionArgs& a) {
   switch (a.layer->type) {
-    case CacheType::f32: return attend_type<CacheType::f32>(a);
-    case CacheType::f16: return attend_type<CacheType::f16>(a);
-    case CacheType::bf16: return attend_type<CacheType::bf16>(a);
+    case CacheType::f32: return attend_tiles<F32Products>(a);
+    case CacheType::f16: return attend_tiles<F16Products>(a);
+    case CacheType::bf16: return attend_tiles<Bf16Products>(a);
   }
 }
 

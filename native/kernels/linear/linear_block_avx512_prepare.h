@@ -7,7 +7,7 @@
 //   codes  [8 tokens][8][4] i8   in the order of the panel: fours of even and odd elements in turn, or plain
 //   scale  [8 tokens] f32        as in linear_prepared.h
 //   sums   [8 tokens] f32
-//   bias   [8 tokens] i32        byte order: [2 halves of the block][8 tokens]
+//   bias   [8 tokens] i32        byte order: [3][8 tokens], of the block and of each half of it
 #pragma once
 
 #include "kernels/linear/linear_block_avx512_common.h"
@@ -21,12 +21,19 @@ template <bool kNibbles>
 constexpr int64_t kGemmTokens = kNibbles ? 5 : 4;
 
 template <bool kNibbles>
-constexpr int64_t kEight = 256 + 32 + 32 + (kNibbles ? 32 : 64);
+constexpr int64_t kEight = 256 + 32 + 32 + (kNibbles ? 32 : 96);
 constexpr int64_t kScaleAt = 256, kSumsAt = 288, kBiasAt = 320;
 
 template <bool kNibbles>
 inline int64_t half_group_bytes(int64_t in) {
   return in / kBlock * kEight<kNibbles>;
+}
+
+// Bytes per token that serve both orders.
+template <bool kNibbles>
+size_t prepared_bytes_either(int64_t in) {
+  const int64_t plain = PreparedLayout(in, kNibbles).size, interleaved = round_up(in / kBlock * kEight<kNibbles> / 8, 64);
+  return static_cast<size_t>(plain > interleaved ? plain : interleaved);
 }
 
 inline __m512i abs_bits(__m512 v) { return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)); }
@@ -112,18 +119,19 @@ template <bool kNibbles>
 inline void store_interleaved(const Four& f, int64_t blocks, int64_t token, uint8_t* out) {
   const __m128i split = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
   alignas(64) uint8_t codes[128];
-  alignas(16) int32_t words[4][4];  // scale, sums, bias, bias of the second half
+  alignas(16) int32_t words[5][4];  // scale, sums, bias; of bytes also the bias of each half
   UNROLL for (int i = 0; i < 2; ++i)
     _mm512_store_si512(codes + 64 * i,
                        kNibbles ? _mm512_shuffle_epi8(f.codes[i], _mm512_broadcast_i32x4(split)) : f.codes[i]);
   _mm_store_si128(reinterpret_cast<__m128i*>(words[0]), _mm_castps_si128(f.scale));
   _mm_store_si128(reinterpret_cast<__m128i*>(words[1]), _mm_castps_si128(f.sums));
   const __m128i all = _mm_add_epi32(f.first, f.second);
-  _mm_store_si128(reinterpret_cast<__m128i*>(words[2]), kNibbles ? minus_shifted(all, 3) : minus_shifted(f.first, 7));
-  _mm_store_si128(reinterpret_cast<__m128i*>(words[3]), minus_shifted(f.second, 7));
+  _mm_store_si128(reinterpret_cast<__m128i*>(words[2]), minus_shifted(all, kNibbles ? 3 : 7));
+  _mm_store_si128(reinterpret_cast<__m128i*>(words[3]), minus_shifted(f.first, 7));
+  _mm_store_si128(reinterpret_cast<__m128i*>(words[4]), minus_shifted(f.second, 7));
   for (int64_t b = 0; b < blocks; ++b, out += kEight<kNibbles>) {
     memcpy(out + token * 32, codes + b * 32, 32);
-    for (int64_t k = 0; k < (kNibbles ? 3 : 4); ++k) memcpy(out + kScaleAt + 32 * k + 4 * token, &words[k][b], 4);
+    for (int64_t k = 0; k < (kNibbles ? 3 : 5); ++k) memcpy(out + kScaleAt + 32 * k + 4 * token, &words[k][b], 4);
   }
 }
 

@@ -31,7 +31,7 @@ void run(const WeightView& view, const float*, int64_t, const void* prepared, in
 template <Fmt F>
 constexpr LinearKernel kernel(const char* name) {
   constexpr bool n = Traits<F>::nibbles;
-  return {name, usable<F>, prepared_bytes<n>, prepare<n>, scratch_bytes<F>, run<F>, 16};
+  return {name, usable<F>, prepared_bytes_either<n>, prepare<n>, scratch_bytes<F>, run<F>, 16};
 }
 
 constexpr LinearKernel kKernels[] = {

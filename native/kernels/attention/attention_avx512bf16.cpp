@@ -1,0 +1,126 @@
+// AVX-512 BF16: a cache of bf16 lies in pairs, so that one instruction multiplies and adds two elements of each lane.
+//
+//   K  [blocks, kv_heads, key_dim / 2, kBlockSize, 2]      V  [blocks, kv_heads, kBlockSize / 2, value_pad, 2]
+//
+// Queries and softmax weights are rounded to bf16; their sums and the softmax are f32. Twice the products a cycle of f32,
+// and no conversion of what is read. Other types, and key sizes that are odd or large, are done by the plain variant.
+#include <immintrin.h>
+
+#include "kernels/attention/attention_simd.h"
+
+namespace datong {
+namespace {
+
+constexpr int64_t kMostDim = 256;
+
+inline bool in_pairs(const CacheLayer& l) {
+  return l.type == CacheType::bf16 && l.key_dim % 2 == 0 && l.key_dim <= kMostDim;
+}
+
+inline __m512bh pair_of(uint32_t bits) { return (__m512bh)_mm512_set1_epi32(static_cast<int32_t>(bits)); }
+inline __m512bh load_pairs(const uint8_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
+
+template <int R>
+struct PairProducts {
+  static constexpr int kAtOnce = R == 1 ? 4 : R <= 3 ? 2 : 1;  // enough sums in flight to hide the latency
+  const AttentionArgs& a;
+  int row0;
+  uint32_t q[kMostDim / 2 * R];  // [key_dim / 2, R] pairs
+
+  PairProducts(const AttentionArgs& args, int row) : a(args), row0(row) {
+    const __mmask8 m = static_cast<__mmask8>((1u << R) - 1);
+    for (int64_t d = 0; d < a.layer->key_dim; d += 2) {
+      const float* at = a.q + d * a.rows + row0;
+      const __m128i even = (__m128i)_mm256_cvtneps_pbh(_mm256_maskz_loadu_ps(m, at));
+      const __m128i odd = (__m128i)_mm256_cvtneps_pbh(_mm256_maskz_loadu_ps(m, at + a.rows));
+      const __m256i pairs = _mm256_set_m128i(_mm_unpackhi_epi16(even, odd), _mm_unpacklo_epi16(even, odd));
+      _mm256_mask_storeu_epi32(q + d / 2 * R, m, pairs);
+    }
+  }
+
+  template <int B>
+  void scores(const uint8_t* const keys[B], float (*scores)[kChunk]) const {
+    const int64_t pairs = a.layer->key_dim / 2;
+    __m512 acc[R][2 * B];
+    UNROLL for (int r = 0; r < R; ++r) {
+      UNROLL for (int c = 0; c < 2 * B; ++c) acc[r][c] = _mm512_setzero_ps();
+    }
+    for (int64_t d = 0; d < pairs; ++d) {
+      __m512bh k[2 * B];
+      UNROLL for (int c = 0; c < 2 * B; ++c) k[c] = load_pairs(keys[c / 2] + d * kBlockSize * 4 + c % 2 * 64);
+      UNROLL for (int r = 0; r < R; ++r) {
+        const __m512bh channels = pair_of(q[d * R + r]);
+        UNROLL for (int c = 0; c < 2 * B; ++c) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], channels, k[c]);
+      }
+    }
+    UNROLL for (int r = 0; r < R; ++r) {
+      UNROLL for (int c = 0; c < 2 * B; ++c) _mm512_storeu_ps(&scores[r][c * 16], acc[r][c]);
+    }
+  }
+
+  void weigh(const Chunk& chunk, const float (*weights)[kChunk], const float* shrink) const {
+    alignas(64) uint16_t rounded[R][kChunk];
+    const int64_t first = chunk.from / kBlockSize * kBlockSize;
+    for (int64_t j = first; j < chunk.to; j += 32) {
+      UNROLL for (int r = 0; r < R; ++r)
+        _mm512_store_si512(&rounded[r][j], (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(&weights[r][j + 16]), _mm512_load_ps(&weights[r][j])));
+    }
+    constexpr int kWide = R <= 3 ? 4 : 2;
+    const int64_t pad = a.layer->value_pad;
+    int64_t at = 0;
+    for (; at + kWide * 16 <= pad; at += kWide * 16) columns<kWide>(chunk, rounded, shrink, at);
+    for (; at < pad; at += 16) columns<1>(chunk, rounded, shrink, at);
+  }
+
+  // out[r, at : at + C * 16]
+  template <int C>
+  [[gnu::noinline]] void columns(const Chunk& chunk, const uint16_t (*weights)[kChunk], const float* shrink, int64_t at) const {
+    const int64_t pad = a.layer->value_pad;
+    __m512 acc[R][C];
+    UNROLL for (int r = 0; r < R; ++r) {
+      UNROLL for (int c = 0; c < C; ++c)
+        acc[r][c] = _mm512_mul_ps(_mm512_loadu_ps(a.out + (row0 + r) * pad + at + c * 16), _mm512_set1_ps(shrink[r]));
+    }
+    const auto add = [&](int64_t j, __m512i seen) __attribute__((always_inline)) {
+      const uint8_t* row = chunk.values[j / kBlockSize] + (j % kBlockSize / 2 * pad + at) * 4;
+      __m512bh v[C];
+      UNROLL for (int c = 0; c < C; ++c) v[c] = (__m512bh)_mm512_and_si512(_mm512_loadu_si512(row + c * 64), seen);
+      UNROLL for (int r = 0; r < R; ++r) {
+        uint32_t pair;
+        memcpy(&pair, &weights[r][j], 4);
+        UNROLL for (int c = 0; c < C; ++c) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], pair_of(pair), v[c]);
+      }
+    };
+    // At either end only one of two keys may be seen: what the other holds is not to be used, be it NaN.
+    const __m512i both = _mm512_set1_epi32(-1), low = _mm512_set1_epi32(0xffff), high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000));
+    int64_t j = chunk.from;
+    if (j % 2) add(j - 1, high), ++j;
+    for (; j + 2 <= chunk.to; j += 2) add(j, both);
+    if (j < chunk.to) add(j, low);
+    UNROLL for (int r = 0; r < R; ++r) {
+      UNROLL for (int c = 0; c < C; ++c) _mm512_storeu_ps(a.out + (row0 + r) * pad + at + c * 16, acc[r][c]);
+    }
+  }
+};
+
+}  // namespace
+
+void attend_avx512bf16(const AttentionArgs& a) {
+  if (in_pairs(*a.layer)) attend_tiles<PairProducts>(a);
+  else attend_avx512(a);
+}
+
+void store_kv_avx512bf16(const CacheLayer& l, int64_t block, int64_t slot, int64_t head, const float* key,
+                         const float* value) {
+  if (!in_pairs(l)) return store_kv_avx2(l, block, slot, head, key, value);
+  const int64_t at = block * l.kv_heads + head;
+  uint16_t* keys = reinterpret_cast<uint16_t*>(l.keys) + at * l.key_dim * kBlockSize + slot * 2;
+  for (int64_t d = 0; d < l.key_dim; d += 2) {
+    const uint32_t pair = f32_to_bf16(key[d]) | static_cast<uint32_t>(f32_to_bf16(key[d + 1])) << 16;
+    memcpy(keys + d * kBlockSize, &pair, 4);
+  }
+  uint16_t* values = reinterpret_cast<uint16_t*>(l.values) + at * kBlockSize * l.value_pad + slot / 2 * l.value_pad * 2 + slot % 2;
+  for (int64_t d = 0; d < l.value_dim; ++d) values[2 * d] = f32_to_bf16(value[d]);
+}
+
+}  // namespace datong
