@@ -33,9 +33,10 @@ void relax(int spin) {
 }
 
 // Wait until `value` differs from `old`.
-void wait_change(const std::atomic<uint32_t>& value, uint32_t old, int spins) {
+void wait_change(const std::atomic<uint32_t>& value, uint32_t old, int spins, Idle* idle = nullptr) {
   for (int i = 0; i < spins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
+    if (idle) idle->some();
     relax(i);
   }
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
@@ -52,7 +53,7 @@ int processors() {
 
 }  // namespace
 
-void Barrier::wait() {
+void Barrier::wait(Idle* idle) {
   if (size_ == 1) return;
   const uint32_t round = round_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
@@ -61,10 +62,10 @@ void Barrier::wait() {
     round_.notify_all();
     return;
   }
-  wait_change(round_, round, spins_);
+  wait_change(round_, round, spins_, idle);
 }
 
-void Team::barrier() { barrier_->wait(); }
+void Team::barrier() { barrier_->wait(idle_); }
 
 Range Team::share(int64_t n, int64_t multiple) const {
   const int64_t pieces = (n + multiple - 1) / multiple;

@@ -100,7 +100,22 @@ class LinearTask : public Task {
     for (const Matrix& m : matrices_) {
       const Range share = team.share(m.view.out, m.kernel->out_multiple);
       const Epilogue epilogue{m.bias, residual_ >= 0 ? run.floats(residual_) : nullptr, m.view.out};
-      multiply(m, x, prepared, n, share, run.result(m.out), m.view.out, epilogue, own);
+      multiply(m, x, prepared, n, share, share.end, run.result(m.out), m.view.out, epilogue, own);
+    }
+  }
+
+  void add_stretches(int thread, int threads, std::vector<Stretch>& all) const override {
+    for (const Matrix& m : matrices_) {
+      const Range rows = Team(thread, threads, nullptr).share(m.view.out, glu_ ? glu_multiple() : m.kernel->out_multiple);
+      const WeightView from = rows_of(m.view, rows.begin, rows.end - rows.begin), to = rows_of(m.view, rows.end, 0);
+      const auto add = [&](const void* begin, const void* end) {
+        const auto *first = static_cast<const uint8_t*>(begin), *last = static_cast<const uint8_t*>(end);
+        if (first && last > first) all.push_back({first, last - first});
+      };
+      add(from.codes, to.codes);
+      if (m.view.block == 0 || m.view.tile) continue;
+      add(from.scale, to.scale);
+      add(from.min, to.min);
     }
   }
 
@@ -126,8 +141,9 @@ class LinearTask : public Task {
     return to;
   }
 
-  void multiply(const Matrix& m, const float* x, uint8_t* prepared, int64_t n, Range outs, float* y, int64_t y_stride,
-                const Epilogue& epilogue, uint8_t* scratch) const {
+  // Outputs `outs` of the thread's, which end at `last`.
+  void multiply(const Matrix& m, const float* x, uint8_t* prepared, int64_t n, Range outs, int64_t last, float* y,
+                int64_t y_stride, const Epilogue& epilogue, uint8_t* scratch) const {
     if (outs.begin == outs.end) return;
     uint8_t* mine = nullptr;
     if (m.preparation >= 0) {
@@ -135,7 +151,9 @@ class LinearTask : public Task {
       for (int i = 0; i < m.preparation; ++i)
         mine += preparations_[static_cast<size_t>(i)].bytes * static_cast<size_t>(padded(n));
     }
-    m.kernel->run(m.view, x, in_, mine, n, outs.begin, outs.end, y, y_stride, epilogue, scratch);
+    WeightView view = m.view;
+    view.out = last;
+    m.kernel->run(view, x, in_, mine, n, outs.begin, outs.end, y, y_stride, epilogue, scratch);
   }
 
   // Outputs per chunk of run_glu: all of a thread's share where it is small enough.
@@ -164,8 +182,8 @@ class LinearTask : public Task {
     for (int64_t o = share.begin; o < share.end; o += chunk) {
       const Range part{o, std::min(o + chunk, share.end)};
       const int64_t width = part.end - part.begin;
-      multiply(gate, x, prepared, n, part, y, out, {}, scratch);
-      multiply(up, x, prepared, n, part, ups - o, width, {}, scratch);  // kernels count outputs from 0
+      multiply(gate, x, prepared, n, part, share.end, y, out, {}, scratch);
+      multiply(up, x, prepared, n, part, share.end, ups - o, width, {}, scratch);  // kernels count outputs from 0
       glu_({y + o, out, ups, width, y + o, out, n, width});
     }
   }

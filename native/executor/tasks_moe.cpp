@@ -373,7 +373,8 @@ class Moe : public Task {
   // Outputs `part` of one expert for a segment's rows; y is where the first of them goes.
   static void multiply(const Role& role, const Segment& s, const float* x, const void* prepared, Range part, float* y,
                        int64_t y_stride, void* scratch) {
-    const WeightView& view = role.experts[static_cast<size_t>(s.expert)];
+    WeightView view = role.experts[static_cast<size_t>(s.expert)];
+    view.out = part.end;
     const Epilogue epilogue{role.bias_of(s.expert), nullptr, 0};
     role.kernel->run(view, x, view.in, prepared, s.rows, part.begin, part.end, y - part.begin, y_stride, epilogue, scratch);
   }

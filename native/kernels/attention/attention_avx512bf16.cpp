@@ -12,6 +12,7 @@ namespace datong {
 namespace {
 
 constexpr int64_t kMostDim = 256;
+constexpr float kLog2E = 1.44269504f;
 
 inline bool in_pairs(const CacheLayer& l) {
   return l.type == CacheType::bf16 && l.key_dim % 2 == 0 && l.key_dim <= kMostDim;
@@ -20,12 +21,25 @@ inline bool in_pairs(const CacheLayer& l) {
 inline __m512bh pair_of(uint32_t bits) { return (__m512bh)_mm512_set1_epi32(static_cast<int32_t>(bits)); }
 inline __m512bh load_pairs(const uint8_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
 
+// 2^x for x <= 0 to within 3e-6 of it, which will be rounded to bf16; exactly 0 below -150. Polynomial on [-0.5, 0.5].
+inline __m512 exp2_rough(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);  // in this order a NaN passes
+  const __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
+  __m512 p = _mm512_set1_ps(0.00958285294f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.0559064248f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.240240986f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.693124193f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
 template <int R>
 struct PairProducts {
   static constexpr int kAtOnce = R == 1 ? 4 : R <= 3 ? 2 : 1;  // enough sums in flight to hide the latency
   const AttentionArgs& a;
   int row0;
-  uint32_t q[kMostDim / 2 * R];  // [key_dim / 2, R] pairs
+  uint32_t q[kMostDim / 2 * R];               // [key_dim / 2, R] pairs
+  alignas(64) uint16_t rounded[R][kChunk];    // softmax weights of the chunk
 
   PairProducts(const AttentionArgs& args, int row) : a(args), row0(row) {
     const __mmask8 m = static_cast<__mmask8>((1u << R) - 1);
@@ -58,13 +72,34 @@ struct PairProducts {
     }
   }
 
-  void weigh(const Chunk& chunk, const float (*weights)[kChunk], const float* shrink) const {
-    alignas(64) uint16_t rounded[R][kChunk];
-    const int64_t first = chunk.from / kBlockSize * kBlockSize;
-    for (int64_t j = first; j < chunk.to; j += 32) {
-      UNROLL for (int r = 0; r < R; ++r)
-        _mm512_store_si512(&rounded[r][j], (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(&weights[r][j + 16]), _mm512_load_ps(&weights[r][j])));
+  // As softmax_update of every row, but the weights go to `rounded`, and all rows' shrink is one exponential.
+  void softmax(float (*scores)[kChunk], int64_t start, int64_t at, int64_t n, float* shrink) {
+    alignas(64) float step[16] = {}, total[R];
+    UNROLL for (int r = 0; r < R; ++r) {
+      const float most = finish_scores(a, row0 + r, scores[r], start, at, n);
+      const bool none = most == kMinusInf;
+      const __m512 scale = _mm512_set1_ps(kLog2E), shift = _mm512_set1_ps(none ? 0 : -most * kLog2E);
+      __m512 sums = _mm512_setzero_ps();
+      for (int64_t i = at; i < n; i += 32) {
+        __m512 p[2];
+        UNROLL for (int k = 0; k < 2; ++k) {
+          p[k] = exp2_rough(_mm512_fmadd_ps(_mm512_load_ps(&scores[r][i + 16 * k]), scale, shift));
+          sums = _mm512_add_ps(sums, p[k]);
+        }
+        _mm512_store_si512(&rounded[r][i], (__m512i)_mm512_cvtne2ps_pbh(p[1], p[0]));
+      }
+      total[r] = sum((Vec)sums);
+      step[r] = none ? 0 : (a.max[row0 + r] - most) * kLog2E;  // -inf at the first chunk
+      a.max[row0 + r] = most;
     }
+    _mm512_store_ps(step, exp2_rough(_mm512_load_ps(step)));
+    UNROLL for (int r = 0; r < R; ++r) {
+      shrink[r] = step[r];
+      a.sum[row0 + r] = a.sum[row0 + r] * step[r] + total[r];
+    }
+  }
+
+  void weigh(const Chunk& chunk, const float (*)[kChunk], const float* shrink) const {
     constexpr int kWide = R <= 3 ? 4 : 2;
     const int64_t pad = a.layer->value_pad;
     int64_t at = 0;

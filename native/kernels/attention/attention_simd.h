@@ -44,7 +44,8 @@ constexpr int kAtOnce = R == 1 && kLanes == kBlockSize / 2 ? 2 : 1;
 //   Products(args, row0)            for R rows from row0 on
 //   kAtOnce                         blocks whose scores are taken together
 //   scores<B>(keys, scores)         scores[r, 0 : B * kBlockSize] = q[r] . K of B blocks, one behind another in the chunk
-//   weigh(chunk, weights, shrink)   out[r] = out[r] * shrink[r] + weights[r] . V
+//   softmax(scores, start, at, n, shrink)   weights of the chunk, as softmax_update
+//   weigh(chunk, scores, shrink)    out[r] = out[r] * shrink[r] + weights[r] . V
 template <int R, int B, CacheType type>
 inline void block_scores(const AttentionArgs& a, int row0, const uint8_t* const keys[B], float (*scores)[kChunk]) {
   const int64_t dim = a.layer->key_dim, stride = R == kMaxRows ? kMaxRows : a.rows;
@@ -73,9 +74,9 @@ inline Vec soft_cap(Vec s, float cap) {
   return cap * (1.0f - 2.0f / (e + 1.0f));  // tanh
 }
 
-// Scores of one row -> weights exp(s - max) in place; unseen keys get 0. Updates max and sum; returns what to multiply
-// the earlier results with. `start` is the key of scores[0]; scores [at, n), both multiples of kBlockSize, are there.
-inline float softmax_update(const AttentionArgs& a, int r, float* scores, int64_t start, int64_t at, int64_t n) {
+// Scores of one row: softcap and bias, unseen keys get -inf. Returns the row's largest score so far, -inf if it saw none.
+// `start` is the key of scores[0]; scores [at, n), both multiples of kBlockSize, are there.
+inline float finish_scores(const AttentionArgs& a, int r, float* scores, int64_t start, int64_t at, int64_t n) {
   int64_t from = (a.begin > a.first[r] ? a.begin : a.first[r]) - start;
   int64_t to = (a.end < a.last[r] ? a.end : a.last[r]) - start;
   from = from < 0 ? 0 : from < n ? from : n;
@@ -97,8 +98,14 @@ inline float softmax_update(const AttentionArgs& a, int r, float* scores, int64_
     }
   }
   for (int64_t i = at; i < n; i += kLanes) top = max(load(scores + i), top);
-  float most = largest(top);
-  most = most > a.max[r] ? most : a.max[r];
+  const float most = largest(top);
+  return most > a.max[r] ? most : a.max[r];
+}
+
+// Scores of one row -> weights exp(s - max) in place; unseen keys get 0. Updates max and sum; returns what to multiply
+// the earlier results with. The arguments are those of finish_scores.
+inline float softmax_update(const AttentionArgs& a, int r, float* scores, int64_t start, int64_t at, int64_t n) {
+  const float most = finish_scores(a, r, scores, start, at, n);
   if (most == kMinusInf) {
     for (int64_t i = at; i < n; i += kLanes) store(scores + i, Vec{});
     return 1;
@@ -166,6 +173,9 @@ struct PlainProducts {
   void scores(const uint8_t* const keys[B], float (*scores)[kChunk]) const {
     block_scores<R, B, type>(a, row0, keys, scores);
   }
+  void softmax(float (*scores)[kChunk], int64_t start, int64_t at, int64_t n, float* shrink) const {
+    for (int r = 0; r < R; ++r) shrink[r] = softmax_update(a, row0 + r, scores[r], start, at, n);
+  }
   void weigh(const Chunk& chunk, const float (*weights)[kChunk], const float* shrink) const {
     weigh_values<R, type>(a, row0, chunk, weights, shrink);
   }
@@ -174,7 +184,7 @@ struct PlainProducts {
 template <int R, class Products>
 void attend_tile(const AttentionArgs& a, int row0) {
   const CacheLayer& l = *a.layer;
-  const Products products(a, row0);
+  Products products(a, row0);
   for (int64_t i = 0; i < R * l.value_pad; ++i) a.out[row0 * l.value_pad + i] = 0;
   int64_t lo = a.end, hi = a.begin;  // keys that any row sees
   for (int r = row0; r < row0 + R; ++r) {
@@ -204,8 +214,7 @@ void attend_tile(const AttentionArgs& a, int row0) {
     int64_t b = first;
     for (; b + Products::kAtOnce <= end; b += Products::kAtOnce) products.template scores<Products::kAtOnce>(keys + b, at(b));
     for (; b < end; ++b) products.template scores<1>(keys + b, at(b));
-    for (int r = 0; r < R; ++r)
-      shrink[r] = softmax_update(a, row0 + r, scores[r], start, first * kBlockSize, end * kBlockSize);
+    products.softmax(scores, start, first * kBlockSize, end * kBlockSize, shrink);
     products.weigh(chunk, scores, shrink);
   }
 }

@@ -76,7 +76,8 @@ struct LinearKernel {
   // Scratch per thread for `run`, 64-byte aligned; may be null: none. Called at compile time with the largest count.
   size_t (*scratch_bytes)(const WeightView&, int64_t tokens);
 
-  // y[t, o] for all tokens and o in [out_begin, out_end). Strides in floats.
+  // y[t, o] for all tokens and o in [out_begin, out_end). Strides in floats. The view's rows from out_end on are those that
+  // the same thread asks for next, if any: a kernel may fetch them into its caches.
   void (*run)(const WeightView&, const float* x, int64_t x_stride, const void* prepared, int64_t tokens,
               int64_t out_begin, int64_t out_end, float* y, int64_t y_stride, const Epilogue&, void* scratch);
 

@@ -22,7 +22,7 @@ void run(const WeightView& view, const float*, int64_t, const void* prepared, in
          int64_t out_end, float* y, int64_t y_stride, const Epilogue& e, void* scratch) {
   const Matrix<F> w(view);
   const uint8_t* x = static_cast<const uint8_t*>(prepared);
-  if (tokens >= kGemmTokens<Traits<F>::nibbles>) return gemm<F>(w, view.in, x, tokens, out_begin, out_end, y, y_stride, e, scratch);
+  if (tokens >= kGemmTokens<Traits<F>::nibbles>) return gemm<F>(w, view.in, view.out, x, tokens, out_begin, out_end, y, y_stride, e, scratch);
   const PreparedLayout layout(view.in, Traits<F>::nibbles);
   for (int64_t row = out_begin; row < out_end; row += 4)
     gemv_rows<F>(w, row, out_end - row < 4 ? out_end - row : 4, x, layout, tokens, y, y_stride, e);
