@@ -33,10 +33,9 @@ void relax(int spin) {
 }
 
 // Wait until `value` differs from `old`.
-void wait_change(const std::atomic<uint32_t>& value, uint32_t old, int spins, Idle* idle = nullptr) {
+void wait_change(const std::atomic<uint32_t>& value, uint32_t old, int spins) {
   for (int i = 0; i < spins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
-    if (idle) idle->some();
     relax(i);
   }
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
@@ -53,7 +52,7 @@ int processors() {
 
 }  // namespace
 
-void Barrier::wait(Idle* idle) {
+void Barrier::wait() {
   if (size_ == 1) return;
   const uint32_t round = round_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
@@ -62,10 +61,10 @@ void Barrier::wait(Idle* idle) {
     round_.notify_all();
     return;
   }
-  wait_change(round_, round, spins_, idle);
+  wait_change(round_, round, spins_);
 }
 
-void Team::barrier() { barrier_->wait(idle_); }
+void Team::barrier() { barrier_->wait(); }
 
 Range Team::share(int64_t n, int64_t multiple) const {
   const int64_t pieces = (n + multiple - 1) / multiple;

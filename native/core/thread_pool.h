@@ -16,20 +16,10 @@ struct Range {
   int64_t begin, end;
 };
 
-// What a thread does again and again while it waits: something short that is useful but not needed.
-class Idle {
- public:
-  virtual void some() = 0;
-
- protected:
-  ~Idle() = default;
-};
-
 // What one thread of the team sees while a job runs.
 class Team {
  public:
   Team(int index, int size, class Barrier* barrier) : index_(index), size_(size), barrier_(barrier) {}
-  void while_waiting(Idle* idle) { idle_ = idle; }  // null: nothing
   int index() const { return index_; }
   int size() const { return size_; }
 
@@ -42,14 +32,13 @@ class Team {
  private:
   int index_, size_;
   Barrier* barrier_;
-  Idle* idle_ = nullptr;
 };
 
 // Spins for a while, then sleeps in the kernel: steps are short, but a machine may have fewer free cores than threads.
 class Barrier {
  public:
   Barrier(int size, int spins) : size_(size), spins_(spins) {}
-  void wait(Idle* idle = nullptr);
+  void wait();
 
  private:
   const int size_, spins_;

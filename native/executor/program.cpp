@@ -8,12 +8,6 @@
 #include "core/error.h"
 
 namespace datong {
-namespace {
-
-// With more tokens a step computes longer than it waits for memory, and kernels fetch ahead themselves.
-constexpr int64_t kFetchTokens = 4;
-
-}  // namespace
 
 Program::Program(std::shared_ptr<Device> device, const dt_part& part, const ProgramOptions& options)
     : device_(std::move(device)), options_(options), cache_type_(options.cache_type) {
@@ -32,7 +26,6 @@ Program::Program(std::shared_ptr<Device> device, const dt_part& part, const Prog
   build_tasks(part);
   small_ = plan_schedule(true);
   large_ = plan_schedule(false);
-  plan_ahead();
   at_.assign(values_.size(), nullptr);
   own_.resize(static_cast<size_t>(device_->pool.size()));
   own_at_.assign(own_.size(), nullptr);
@@ -348,37 +341,16 @@ void Program::run(const Cache* cache, const dt_step& step, const dt_tensor* inpu
   }
 }
 
-void Program::plan_ahead() {
-  const int threads = device_->pool.size();
-  stretches_.resize(static_cast<size_t>(threads));
-  first_stretches_.resize(stretches_.size());
-  for (int t = 0; t < threads; ++t) {
-    auto &all = stretches_[static_cast<size_t>(t)];
-    auto &first = first_stretches_[static_cast<size_t>(t)];
-    for (const auto& task : tasks_) {
-      first.push_back(all.size());
-      task->add_stretches(t, threads, all);
-    }
-    first.push_back(all.size());
-  }
-}
-
 void Program::run_tasks(Team& team) const {
   const bool small = is_small();
   const Schedule& plan = small ? small_ : large_;
   Run run = run_;
   if (small) run.at = private_at_[static_cast<size_t>(team.index())].data();
   Team alone(0, 1, nullptr);
-  const auto thread = static_cast<size_t>(team.index());
-  Ahead ahead(stretches_[thread], first_stretches_[thread]);
-  const bool fetch = run.tokens <= kFetchTokens;
-  if (fetch) team.while_waiting(&ahead);
   for (size_t i = 0; i < tasks_.size(); ++i) {
     if (plan.barrier_before[i]) team.barrier();
     tasks_[i]->run(run, plan.replicated[i] ? alone : team);
-    if (fetch) ahead.done(i);
   }
-  team.while_waiting(nullptr);
 }
 
 void Program::profile(bool on) {

@@ -88,7 +88,6 @@ class Program {
   void* host_input(const Value& v, const dt_tensor* inputs, int32_t i, int32_t count) const;
   void reserve(int64_t tokens, int64_t rows);
   void place_private(int64_t tokens, int64_t rows);
-  void plan_ahead();
   void run_tasks(Team& team) const;
   void run_timed(Team& team);
   bool is_small() const { return run_.tokens <= kReplicate && run_.rows <= kReplicate; }
@@ -108,8 +107,6 @@ class Program {
   std::vector<std::unique_ptr<Task>> tasks_;
   std::vector<std::vector<int>> reads_, writes_;  // temps of each task
   Schedule small_, large_;
-  std::vector<std::vector<Stretch>> stretches_;       // by thread: weights in the order in which it reads them
-  std::vector<std::vector<size_t>> first_stretches_;  // by thread and task, and one more
   int64_t mapped_bytes_ = 0, private_bytes_ = 0;
 
   // memory of a step: grows, never shrinks

@@ -6,7 +6,6 @@
 
 #include "core/cpu_features.h"
 #include "core/thread_pool.h"
-#include "executor/ahead.h"
 #include "executor/cache.h"
 #include "executor/value.h"
 #include "kernels/glu/glu.h"
@@ -55,9 +54,6 @@ class Task {
 
   // Looks at the numbers in the step (token ids, rows) before anything runs. Throws Error(DT_INVALID).
   virtual void check(const Run&) const {}
-
-  // What a thread reads of the weights in a step of few tokens, in its order.
-  virtual void add_stretches(int /*thread*/, int /*threads*/, std::vector<Stretch>&) const {}
 
   // Of copies of weights that the task made for itself.
   virtual int64_t private_bytes() const { return 0; }

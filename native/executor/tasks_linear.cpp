@@ -104,21 +104,6 @@ class LinearTask : public Task {
     }
   }
 
-  void add_stretches(int thread, int threads, std::vector<Stretch>& all) const override {
-    for (const Matrix& m : matrices_) {
-      const Range rows = Team(thread, threads, nullptr).share(m.view.out, glu_ ? glu_multiple() : m.kernel->out_multiple);
-      const WeightView from = rows_of(m.view, rows.begin, rows.end - rows.begin), to = rows_of(m.view, rows.end, 0);
-      const auto add = [&](const void* begin, const void* end) {
-        const auto *first = static_cast<const uint8_t*>(begin), *last = static_cast<const uint8_t*>(end);
-        if (first && last > first) all.push_back({first, last - first});
-      };
-      add(from.codes, to.codes);
-      if (m.view.block == 0 || m.view.tile) continue;
-      add(from.scale, to.scale);
-      add(from.min, to.min);
-    }
-  }
-
  private:
   static int64_t padded(int64_t n) { return (n + kPrepareRows - 1) / kPrepareRows * kPrepareRows; }
 
