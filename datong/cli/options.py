@@ -37,7 +37,7 @@ Threads = Annotated[
 Isa = Annotated[str | None, typer.Option(metavar="NAME", help="Force a CPU kernel family: ref, avx2, avx512, neon …")]
 CacheDtype = Annotated[
     str | None,
-    typer.Option(metavar="TYPE", help="KV cache: f32, f16 or bf16; default: f32 for f32 weights, else f16."),
+    typer.Option(metavar="TYPE", help="KV cache: f32, f16 or bf16; default: f32 for f32 weights, else 16 bits."),
 ]
 Activations = Annotated[
     str | None,

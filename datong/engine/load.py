@@ -62,7 +62,8 @@ def load(
         split: first layers of the second device, the third, …: with 15, layers 0 to 14 run on A and the others on B.
         threads: of the CPU backend; None: DATONG_THREADS, else the cores of this process.
         isa: forces one variant of the CPU kernels; None: DATONG_ISA, else the best one here.
-        cache_dtype: f32, f16 or bf16; None: f32 if all weights are, else f16.
+        cache_dtype: f32, f16 or bf16; None: f32 if all weights are; bf16 if activations are rounded to
+            8 bits and the processor multiplies bf16; else f16.
         activations: what the CPU multiplies block weights with: i8 (the default, fast) or f32 (exact, slow). bf16: for
             bf16 weights, on processors with AVX512_BF16: prompts are 1.7 x as fast, and logits move by 0.7 % of
             their spread (standard deviation, SmolLM2); plain weights otherwise meet f32.

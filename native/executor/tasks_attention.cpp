@@ -222,15 +222,16 @@ class Attention : public Task {
     a.head = item.head;
     a.blocks = table(run, item.sequence);
     a.rows = rows_of(run, item);
+    const float* queries[kMaxRows];
     for (int r = 0; r < a.rows; ++r) {
       const int64_t row = item.tile * kMaxRows + r, head = item.head * group_ + row % group_;
-      const float* q = run.floats(q_) + ((run.query_starts[item.sequence] + row / group_) * heads_ * group_ + head) * dim_;
-      for (int64_t d = 0; d < dim_; ++d) own[d * a.rows + r] = q[d] * scale_;
+      queries[r] = run.floats(q_) + ((run.query_starts[item.sequence] + row / group_) * heads_ * group_ + head) * dim_;
       const int64_t position = position_of(run, item, r);
       a.first[r] = first_key(position);
       a.last[r] = position + 1;
       if (distance_ != Distance::none) a.slope[r] = slopes_[static_cast<size_t>(head)];
     }
+    kernel_.prepare(layer, queries, a.rows, scale_, own);
     a.q = own;
     a.softcap = softcap_;
     a.distance = distance_;

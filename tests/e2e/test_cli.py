@@ -49,8 +49,10 @@ def test_help_of_a_verb(verb: str, cli: Any) -> None:
     ended = cli(verb, "--help")
     assert ended.code == 0 and ended.err == ""
     assert ended.out.startswith(f"Usage: datong {verb}") and "\x1b" not in ended.out
-    options = [line for line in ended.out.split("Options:")[1].splitlines() if line.startswith("  --")]
-    assert all(len(line.split("  ")) > 2 for line in options), "each option says what it is"
+    lines = ended.out.split("Options:")[1].splitlines()
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("  --"):  # what a long one is stands below it
+            assert len(line.split("  ")) > 2 or below.startswith(" " * 10), f"{line} does not say what it is"
 
 
 def test_version(cli: Any) -> None:

@@ -53,7 +53,7 @@ struct AttentionArgs {
   const int32_t* blocks;         // key j lies in block blocks[j / kBlockSize], slot j % kBlockSize
   int64_t begin, end;            // keys of this call
   int rows;                      // 1 .. kMaxRows
-  const float* q;                // [key_dim, rows], already multiplied with the softmax scale
+  const float* q;                // [key_dim, rows], as `prepare` left them
   int64_t first[kMaxRows], last[kMaxRows];
   float softcap;
   Distance distance;
@@ -64,6 +64,8 @@ struct AttentionArgs {
 };
 
 struct AttentionKernel {
+  // Queries rows[r] [key_dim] times `scale` -> q, for all calls of attend with these rows; key_dim * count floats of room.
+  void (*prepare)(const CacheLayer&, const float* const rows[], int count, float scale, float* q);
   void (*attend)(const AttentionArgs&);
   // Put one token's key [key_dim] and value [value_dim] into (block, slot) of K/V head `head`.
   void (*store)(const CacheLayer&, int64_t block, int64_t slot, int64_t head, const float* key, const float* value);
@@ -75,11 +77,13 @@ std::span<const Variant<AttentionKernel>> attention_variants();
 void merge_attention(float* out, float* max, float* sum, const float* other_out, float other_max, float other_sum,
                      int64_t n);
 
+void prepare_queries_ref(const CacheLayer&, const float* const*, int, float, float*);
 void attend_ref(const AttentionArgs&);
 void store_kv_ref(const CacheLayer&, int64_t, int64_t, int64_t, const float*, const float*);
 void attend_avx2(const AttentionArgs&);
 void store_kv_avx2(const CacheLayer&, int64_t, int64_t, int64_t, const float*, const float*);
 void attend_avx512(const AttentionArgs&);
+void prepare_queries_avx512bf16(const CacheLayer&, const float* const*, int, float, float*);
 void attend_avx512bf16(const AttentionArgs&);
 void store_kv_avx512bf16(const CacheLayer&, int64_t, int64_t, int64_t, const float*, const float*);
 void attend_neon(const AttentionArgs&);

@@ -3,7 +3,7 @@
 //   K  [blocks, kv_heads, key_dim / 2, kBlockSize, 2]      V  [blocks, kv_heads, kBlockSize / 2, value_pad, 2]
 //
 // Queries and softmax weights are rounded to bf16; their sums and the softmax are f32. Twice the products a cycle of f32,
-// and no conversion of what is read. Other types, and key sizes that are odd or large, are done by the plain variant.
+// and no conversion of what is read. Other types, and odd key sizes, are done by the plain variant.
 #include <immintrin.h>
 
 #include "kernels/attention/attention_simd.h"
@@ -11,11 +11,10 @@
 namespace datong {
 namespace {
 
-constexpr int64_t kMostDim = 256;
 constexpr float kLog2E = 1.44269504f;
 
 inline bool in_pairs(const CacheLayer& l) {
-  return l.type == CacheType::bf16 && l.key_dim % 2 == 0 && l.key_dim <= kMostDim;
+  return l.type == CacheType::bf16 && l.key_dim % 2 == 0;
 }
 
 inline __m512bh pair_of(uint32_t bits) { return (__m512bh)_mm512_set1_epi32(static_cast<int32_t>(bits)); }
@@ -38,19 +37,10 @@ struct PairProducts {
   static constexpr int kAtOnce = R == 1 ? 4 : R <= 3 ? 2 : 1;  // enough sums in flight to hide the latency
   const AttentionArgs& a;
   int row0;
-  uint32_t q[kMostDim / 2 * R];               // [key_dim / 2, R] pairs
+  const uint32_t* q;                          // [key_dim / 2, R] pairs
   alignas(64) uint16_t rounded[R][kChunk];    // softmax weights of the chunk
 
-  PairProducts(const AttentionArgs& args, int row) : a(args), row0(row) {
-    const __mmask8 m = static_cast<__mmask8>((1u << R) - 1);
-    for (int64_t d = 0; d < a.layer->key_dim; d += 2) {
-      const float* at = a.q + d * a.rows + row0;
-      const __m128i even = (__m128i)_mm256_cvtneps_pbh(_mm256_maskz_loadu_ps(m, at));
-      const __m128i odd = (__m128i)_mm256_cvtneps_pbh(_mm256_maskz_loadu_ps(m, at + a.rows));
-      const __m256i pairs = _mm256_set_m128i(_mm_unpackhi_epi16(even, odd), _mm_unpacklo_epi16(even, odd));
-      _mm256_mask_storeu_epi32(q + d / 2 * R, m, pairs);
-    }
-  }
+  PairProducts(const AttentionArgs& args, int row) : a(args), row0(row), q(reinterpret_cast<const uint32_t*>(args.q)) {}
 
   template <int B>
   void scores(const uint8_t* const keys[B], float (*scores)[kChunk]) const {
@@ -138,7 +128,48 @@ struct PairProducts {
   }
 };
 
+// v[i] lane j  <->  v[j] lane i, of 32-bit lanes.
+inline void transpose8(__m256i v[8]) {
+  __m256i a[8], b[8];
+  UNROLL for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+    a[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+  }
+  UNROLL for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_unpacklo_epi64(a[i], a[i + 2]);
+    b[i + 1] = _mm256_unpackhi_epi64(a[i], a[i + 2]);
+    b[i + 2] = _mm256_unpacklo_epi64(a[i + 1], a[i + 3]);
+    b[i + 3] = _mm256_unpackhi_epi64(a[i + 1], a[i + 3]);
+  }
+  UNROLL for (int i = 0; i < 4; ++i) {
+    v[i] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x20);
+    v[i + 4] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x31);
+  }
+}
+
+inline __m256i rounded16(const float* x, __mmask16 m, float scale) {
+  return (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_maskz_loadu_ps(m, x), _mm512_set1_ps(scale)));
+}
+
+inline __mmask16 first16(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1); }
+
 }  // namespace
+
+void prepare_queries_avx512bf16(const CacheLayer& l, const float* const* rows, int count, float scale, float* q) {
+  if (!in_pairs(l)) return prepare_queries_ref(l, rows, count, scale, q);
+  static_assert(kMaxRows == 8);
+  const __mmask8 stored = static_cast<__mmask8>((1u << count) - 1);
+  auto* to = reinterpret_cast<uint32_t*>(q);
+  for (int64_t d = 0; d < l.key_dim; d += 16) {
+    __m256i v[8];
+    UNROLL for (int r = 0; r < 8; ++r)
+      v[r] = r < count ? rounded16(rows[r] + d, first16(l.key_dim - d), scale) : _mm256_setzero_si256();
+    transpose8(v);
+    const int64_t pairs = (l.key_dim - d) / 2;
+    UNROLL for (int i = 0; i < 8; ++i)
+      if (i < pairs) _mm256_mask_storeu_epi32(to + (d / 2 + i) * count, stored, v[i]);
+  }
+}
 
 void attend_avx512bf16(const AttentionArgs& a) {
   if (in_pairs(*a.layer)) attend_tiles<PairProducts>(a);
@@ -149,13 +180,18 @@ void store_kv_avx512bf16(const CacheLayer& l, int64_t block, int64_t slot, int64
                          const float* value) {
   if (!in_pairs(l)) return store_kv_avx2(l, block, slot, head, key, value);
   const int64_t at = block * l.kv_heads + head;
-  uint16_t* keys = reinterpret_cast<uint16_t*>(l.keys) + at * l.key_dim * kBlockSize + slot * 2;
-  for (int64_t d = 0; d < l.key_dim; d += 2) {
-    const uint32_t pair = f32_to_bf16(key[d]) | static_cast<uint32_t>(f32_to_bf16(key[d + 1])) << 16;
-    memcpy(keys + d * kBlockSize, &pair, 4);
+  uint8_t* keys = l.keys + (at * l.key_dim * kBlockSize + slot * 2) * 2;
+  for (int64_t d = 0; d < l.key_dim; d += 16) {
+    alignas(32) uint32_t pairs[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(pairs), rounded16(key + d, first16(l.key_dim - d), 1));
+    for (int64_t i = 0; i < 8 && d + 2 * i < l.key_dim; ++i) memcpy(keys + (d / 2 + i) * kBlockSize * 4, pairs + i, 4);
   }
-  uint16_t* values = reinterpret_cast<uint16_t*>(l.values) + at * kBlockSize * l.value_pad + slot / 2 * l.value_pad * 2 + slot % 2;
-  for (int64_t d = 0; d < l.value_dim; ++d) values[2 * d] = f32_to_bf16(value[d]);
+  uint8_t* values = l.values + (at * kBlockSize * l.value_pad + slot / 2 * l.value_pad * 2 + slot % 2) * 2;
+  for (int64_t d = 0; d < l.value_dim; d += 16) {
+    alignas(32) uint16_t each[16];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(each), rounded16(value + d, first16(l.value_dim - d), 1));
+    for (int64_t i = 0; i < 16 && d + i < l.value_dim; ++i) memcpy(values + (d + i) * 4, each + i, 2);
+  }
 }
 
 }  // namespace datong

@@ -22,6 +22,11 @@ void put(uint8_t* base, int64_t i, CacheType type, float f) {
 
 }  // namespace
 
+void prepare_queries_ref(const CacheLayer& l, const float* const* rows, int count, float scale, float* q) {
+  for (int64_t d = 0; d < l.key_dim; ++d)
+    for (int r = 0; r < count; ++r) q[d * count + r] = rows[r][d] * scale;
+}
+
 void attend_ref(const AttentionArgs& a) {
   const CacheLayer& l = *a.layer;
   for (int r = 0; r < a.rows; ++r) {

@@ -43,6 +43,15 @@ struct Result {
   explicit Result(int64_t pad) : out(kMaxRows * pad) {}
 };
 
+// Rows [first, first + count) of q [.., key_dim], as the kernel wants them.
+static std::vector<float> prepared(const AttentionKernel& kernel, const Scene& s, const std::vector<float>& q, int first, int count) {
+  const float* rows[kMaxRows];
+  for (int r = 0; r < count; ++r) rows[r] = &q[static_cast<size_t>((first + r) * s.key_dim)];
+  std::vector<float> result(static_cast<size_t>(count * s.key_dim));
+  kernel.prepare(s.layer, rows, count, 1.0f, result.data());
+  return result;
+}
+
 static AttentionArgs arguments(const Scene& s, const std::vector<float>& q, int rows, int64_t window, float softcap,
                                Distance distance, int64_t begin, int64_t end, Result& r) {
   AttentionArgs a{};
@@ -111,10 +120,11 @@ static void pair_up(Scene& s) {
 // `plain`: the same scene as _ref stored it.
 static void compare(const Variant<AttentionKernel>& variant, const Scene& s, const Scene& plain, int rows, int64_t window, float softcap,
                     Distance distance = Distance::none) {
-  const auto q = random_floats(rows * s.key_dim, 21, 0.2f);
+  const auto random = random_floats(rows * s.key_dim, 21, 0.2f);
+  const auto q = prepared(variant.kernel, s, random, 0, rows), plain_q = prepared(attention_variants().back().kernel, plain, random, 0, rows);
   const int64_t pad = s.layer.value_pad;
   Result want(pad), got(pad), other(pad);
-  attend_ref(arguments(plain, q, rows, window, softcap, distance, 0, s.context, want));
+  attend_ref(arguments(plain, plain_q, rows, window, softcap, distance, 0, s.context, want));
   variant.kernel.attend(arguments(s, q, rows, window, softcap, distance, 0, s.context, got));
   // the same in two cuts, merged
   Result first(pad);
@@ -150,16 +160,16 @@ static void spoil_unseen(Scene& s) {
 // A row's result has the same bits alone and among others, whatever windows they have.
 static void check_bits(const Variant<AttentionKernel>& variant, const Scene& s, int64_t window, float softcap, Distance distance) {
   const int64_t pad = s.layer.value_pad;
-  const auto q = random_floats(kMaxRows * s.key_dim, 21, 0.2f);
+  const auto random = random_floats(kMaxRows * s.key_dim, 21, 0.2f);
   Result all(pad), one(pad);
   for (int64_t begin = 0; begin < s.context; begin += kPiece) {
     const int64_t end = std::min(begin + kPiece, s.context);
     for (int rows = 2; rows <= kMaxRows; ++rows) {
+      const auto q = prepared(variant.kernel, s, random, 0, rows);
       const AttentionArgs together = arguments(s, q, rows, window, softcap, distance, begin, end, all);
       variant.kernel.attend(together);
       for (int r = 0; r < rows; ++r) {
-        std::vector<float> own(static_cast<size_t>(s.key_dim));
-        for (int64_t d = 0; d < s.key_dim; ++d) own[static_cast<size_t>(d)] = q[static_cast<size_t>(d * rows + r)];
+        const auto own = prepared(variant.kernel, s, random, r, 1);
         AttentionArgs alone = arguments(s, own, 1, window, softcap, distance, begin, end, one);
         alone.first[0] = together.first[r];
         alone.last[0] = together.last[r];
