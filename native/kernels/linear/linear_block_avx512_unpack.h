@@ -1,0 +1,106 @@
+// AVX-512: 16 rows of a block format, a chunk of columns at a time, to panels that tiles multiply. Included by one file only.
+//
+//   codes   [columns / 4][16 rows][4] u8   per block of 32: 8 vectors; nibble formats: even elements, odd elements in turn
+//   scales  [blocks][16 rows] f32          both levels multiplied; mins likewise, with their sign
+#pragma once
+
+#include "kernels/linear/linear_block_avx512_common.h"
+
+namespace datong {
+namespace {
+
+// Blocks of 32 to a chunk. Two panels of a usual chunk and their levels are 36 to 44 KB, which with the activations of four
+// tokens is about a core's L1. A rest that is no larger than kMost is not cut.
+constexpr int64_t kUsualChunk = 32, kMostChunk = 36;
+
+inline int64_t chunk_after(int64_t begin, int64_t blocks) {
+  const int64_t rest = blocks - begin;
+  return rest <= kMostChunk ? rest : kUsualChunk;
+}
+
+struct Panel {
+  uint8_t* codes;
+  float *scales, *mins;
+
+  static constexpr int64_t kCodes = (kMostChunk + 3) / 4 * 4 * 32 * 16, kLevels = kMostChunk * 2 * 64;
+  static constexpr int64_t kBytes = kCodes + 2 * kLevels;
+  explicit Panel(uint8_t* at)
+      : codes(at), scales(reinterpret_cast<float*>(at + kCodes)), mins(reinterpret_cast<float*>(at + kCodes + kLevels)) {}
+};
+
+// 64 stored bytes of 16 rows.
+template <Fmt F>
+inline void unpack_chunk(__m512i v[16], uint8_t* out) {
+  transpose16(v);
+  if constexpr (Traits<F>::nibbles) {
+    const __m512i low = _mm512_set1_epi8(15);
+    UNROLL for (int j = 0; j < 16; ++j) {
+      if (Traits<F>::is_signed) v[j] = _mm512_xor_si512(v[j], _mm512_set1_epi8(static_cast<char>(0x88)));
+      _mm512_store_si512(out + j * 128, _mm512_and_si512(v[j], low));
+      _mm512_store_si512(out + j * 128 + 64, _mm512_and_si512(_mm512_srli_epi16(v[j], 4), low));
+    }
+  } else {
+    UNROLL for (int j = 0; j < 16; ++j) {
+      if (Traits<F>::is_signed) v[j] = _mm512_xor_si512(v[j], _mm512_set1_epi8(static_cast<char>(0x80)));
+      _mm512_store_si512(out + j * 64, v[j]);
+    }
+  }
+}
+
+// Two blocks of f16 levels of 16 rows, without the transposition of sixteen.
+inline void unpack_two(const uint8_t* one, const int64_t rows[16], int64_t stride, __m512i sign, float* out) {
+  alignas(64) uint32_t pairs[16];
+  UNROLL for (int r = 0; r < 16; ++r) memcpy(&pairs[r], one + rows[r] * stride, 4);
+  const __m512i both = _mm512_load_si512(pairs);
+  UNROLL for (int i = 0; i < 2; ++i) {
+    const __m512 v = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(i ? _mm512_srli_epi32(both, 16) : both));
+    _mm512_store_si512(out + 16 * i, _mm512_xor_si512(_mm512_castps_si512(v), sign));
+  }
+}
+
+// Levels [begin, begin + count) of 16 rows; begin is a multiple of 16.
+template <Fmt F>
+inline void unpack_levels(const uint8_t* one, const uint8_t* super, const int64_t rows[16], const Matrix<F>& w, int64_t begin,
+                          int64_t count, bool negate, float* out) {
+  const __m512i sign = _mm512_set1_epi32(negate ? INT32_MIN : 0);
+  const auto some = [&](int64_t b, __mmask16 m, int64_t n) __attribute__((always_inline)) {
+    __m512i v[16];
+    UNROLL for (int r = 0; r < 16; ++r)
+      v[r] = _mm512_castps_si512(levels16<F>(one + rows[r] * w.scale_stride, super + rows[r] * w.super_stride, begin + b, m));
+    transpose16(v);
+    for (int64_t i = 0; i < n; ++i) _mm512_store_si512(out + (b + i) * 16, _mm512_xor_si512(v[i], sign));
+  };
+  int64_t b = 0;
+  for (; b + 16 <= count; b += 16) some(b, 0xffff, 16);
+  const int64_t rest = count - b;
+  if (!Traits<F>::two_level && rest == 2) unpack_two(one + 2 * (begin + b), rows, w.scale_stride, sign, out + b * 16);
+  else if (rest) some(b, first16(rest), rest);
+}
+
+// Blocks of 32 [begin, begin + count) of rows [row, row + existing); those that a last panel lacks repeat the last one and are
+// not stored.
+template <Fmt F>
+void unpack_panel(const Matrix<F>& w, int64_t row, int64_t existing, int64_t begin, int64_t count, const Panel& panel) {
+  constexpr int64_t kBytes = Traits<F>::nibbles ? 16 : 32;  // of a block
+  constexpr int64_t kOut = Traits<F>::nibbles ? 2048 : 1024;
+  constexpr int64_t kLevels = 32 / Traits<F>::block;
+  int64_t rows[16];
+  for (int64_t r = 0; r < 16; ++r) rows[r] = row + (r < existing ? r : existing - 1);
+  uint8_t* out = panel.codes;
+  const auto chunk = [&](int64_t at, const auto& load) __attribute__((always_inline)) {
+    __m512i v[16];
+    UNROLL for (int r = 0; r < 16; ++r) v[r] = load(w.codes + rows[r] * w.codes_stride + at);
+    unpack_chunk<F>(v, out);
+  };
+  int64_t at = begin * kBytes;
+  const int64_t end = at + count * kBytes;
+  for (; at + 64 <= end; at += 64, out += kOut) chunk(at, [](const uint8_t* p) { return _mm512_loadu_si512(p); });
+  const __mmask64 m = first64(end - at);
+  if (m) chunk(at, [m](const uint8_t* p) { return _mm512_maskz_loadu_epi8(m, p); });
+  unpack_levels<F>(w.scale, w.super_scale, rows, w, begin * kLevels, count * kLevels, false, panel.scales);
+  if constexpr (Traits<F>::has_min)
+    unpack_levels<F>(w.min, w.super_min, rows, w, begin * kLevels, count * kLevels, Traits<F>::min_sign < 0, panel.mins);
+}
+
+}  // namespace
+}  // namespace datong
