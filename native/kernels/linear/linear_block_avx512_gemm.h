@@ -49,27 +49,43 @@ struct Fetch {
   }
 };
 
-// acc[p][t] += vectors [kFrom, kFrom + kCount) of a block of panel p, times the scale. x: codes of the block from the first
-// token on; words: likewise its scales, sums and biases.
+// acc[p][t] += vectors [kFrom, kFrom + kCount) of a block of panel p, times the scale. codes, scales: of the first panel, the
+// second one's are Panel::kBytes behind them. x: codes of the block from the first token on; words: likewise its scales,
+// sums and biases.
 template <Fmt F, int P, int T, int kFrom, int kCount>
-inline void tile_block(__m512 acc[P][T], const uint8_t* const codes[P], const float* const scale[P], const uint8_t* x,
-                       const uint8_t* words) {
+inline void tile_block(__m512 acc[P][T], const uint8_t* codes, const uint8_t* scales, const uint8_t* x, const uint8_t* words) {
   constexpr int64_t kBias = kBiasAt + (Traits<F>::block == 32 ? 0 : kFrom ? 64 : 32);
   __m512i d[P][T];
   UNROLL for (int t = 0; t < T; ++t) {
     const __m512i bias = Traits<F>::is_signed ? ints_from(words + kBias + 4 * t) : _mm512_setzero_si512();
     UNROLL for (int p = 0; p < P; ++p) d[p][t] = bias;
   }
-  UNROLL for (int j = kFrom; j < kFrom + kCount; ++j) {
-    __m512i w[P];
-    UNROLL for (int p = 0; p < P; ++p) w[p] = _mm512_load_si512(codes[p] + j * 64);
+  const auto multiply = [&](const __m512i w[P], int j) __attribute__((always_inline)) {
     UNROLL for (int t = 0; t < T; ++t) {
       const __m512i four = ints_from(x + t * 32 + j * 4);
       UNROLL for (int p = 0; p < P; ++p) d[p][t] = _mm512_dpbusd_epi32(d[p][t], w[p], four);
     }
+  };
+  __m512i w[P], high[P];
+  if constexpr (Traits<F>::nibbles) {  // taken apart by units that multiply nothing: free
+    const __m512i low = _mm512_set1_epi8(15);
+    UNROLL for (int j = 0; j < 4; ++j) {
+      UNROLL for (int p = 0; p < P; ++p) {
+        const __m512i both = _mm512_load_si512(codes + p * Panel::kBytes + j * 64);
+        w[p] = _mm512_and_si512(both, low);
+        high[p] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+      }
+      multiply(w, 2 * j);
+      multiply(high, 2 * j + 1);
+    }
+  } else {
+    UNROLL for (int j = kFrom; j < kFrom + kCount; ++j) {
+      UNROLL for (int p = 0; p < P; ++p) w[p] = _mm512_load_si512(codes + p * Panel::kBytes + j * 64);
+      multiply(w, j);
+    }
   }
   UNROLL for (int p = 0; p < P; ++p) {
-    const __m512 s = _mm512_load_ps(scale[p]);
+    const __m512 s = _mm512_load_ps(scales + p * Panel::kBytes);
     UNROLL for (int t = 0; t < T; ++t) {
       const __m512 both = _mm512_mul_ps(s, floats_from(words + kScaleAt + 4 * t));
       acc[p][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[p][t]), both, acc[p][t]);
@@ -79,30 +95,23 @@ inline void tile_block(__m512 acc[P][T], const uint8_t* const codes[P], const fl
 
 // acc[p][t] += the blocks first, first + step ... of a chunk, in the order of linear_formats.h.
 template <Fmt F, int P, int T, int kFrom, int kCount>
-inline void tile_part(__m512 acc[P][T], const Panel panels[P], const uint8_t* x, const uint8_t* words, int64_t blocks,
+inline void tile_part(__m512 acc[P][T], const uint8_t* panel, const uint8_t* x, const uint8_t* words, int64_t blocks,
                       int64_t first, int64_t step, Fetch& fetch) {
-  constexpr int64_t kScales = 16 * 32 / Traits<F>::block;
-  const uint8_t* codes[P];
-  const float *scales[P], *mins[P];
-  UNROLL for (int p = 0; p < P; ++p) {
-    codes[p] = panels[p].codes + first * 512;
-    scales[p] = panels[p].scales + first * kScales + (kFrom ? 16 : 0);
-    mins[p] = panels[p].mins + first * 16;
-  }
+  constexpr int64_t kLevels = 64 * 32 / Traits<F>::block, kCodes = Traits<F>::nibbles ? 256 : 512;  // bytes of a block
+  const uint8_t *codes = panel + first * kCodes, *scales = panel + Panel::kCodes + first * kLevels + (kFrom ? 64 : 0);
   x += first * kEight<Traits<F>::nibbles>;
   words += first * kEight<Traits<F>::nibbles>;
   for (int64_t b = first; b < blocks; b += step) {
     fetch.block();
     tile_block<F, P, T, kFrom, kCount>(acc, codes, scales, x, words);
-    UNROLL for (int p = 0; p < P; ++p) {
-      if constexpr (Traits<F>::has_min) {
-        const __m512 min = _mm512_load_ps(mins[p]);
+    if constexpr (Traits<F>::has_min) {
+      UNROLL for (int p = 0; p < P; ++p) {
+        const __m512 min = _mm512_load_ps(scales + p * Panel::kBytes + Panel::kLevels);
         UNROLL for (int t = 0; t < T; ++t) acc[p][t] = _mm512_fmadd_ps(min, floats_from(words + kSumsAt + 4 * t), acc[p][t]);
-        mins[p] += step * 16;
       }
-      codes[p] += step * 512;
-      scales[p] += step * kScales;
     }
+    codes += step * kCodes;
+    scales += step * kLevels;
     x += step * kEight<Traits<F>::nibbles>;
     words += step * kEight<Traits<F>::nibbles>;
   }
@@ -110,7 +119,7 @@ inline void tile_part(__m512 acc[P][T], const Panel panels[P], const uint8_t* x,
 
 // Of a tile in one chunk.
 struct TileArgs {
-  const Panel* panels;
+  const uint8_t* panel;      // the first; the second is Panel::kBytes behind it
   const uint8_t *x, *words;  // activations of the chunk, as in tile_block
   int64_t blocks;            // of the chunk
   bool first, last;          // chunk of the row
@@ -136,9 +145,9 @@ template <Fmt F, int P, int T>
       UNROLL for (int t = 0; t < T; ++t)
         acc[p][t] = a.first ? _mm512_setzero_ps() : _mm512_load_ps(sums + (p * T + t) * 16);
     }
-    if constexpr (Traits<F>::block == 32) tile_part<F, P, T, 0, 8>(acc, a.panels, a.x, a.words, a.blocks, i, 4, fetch);
-    else if (i % 2) tile_part<F, P, T, 4, 4>(acc, a.panels, a.x, a.words, a.blocks, i / 2, 2, fetch);
-    else tile_part<F, P, T, 0, 4>(acc, a.panels, a.x, a.words, a.blocks, i / 2, 2, fetch);
+    if constexpr (Traits<F>::block == 32) tile_part<F, P, T, 0, 8>(acc, a.panel, a.x, a.words, a.blocks, i, 4, fetch);
+    else if (i % 2) tile_part<F, P, T, 4, 4>(acc, a.panel, a.x, a.words, a.blocks, i / 2, 2, fetch);
+    else tile_part<F, P, T, 0, 4>(acc, a.panel, a.x, a.words, a.blocks, i / 2, 2, fetch);
     UNROLL for (int p = 0; p < P; ++p) {
       UNROLL for (int t = 0; t < T; ++t) {
         if (a.last) total[p][t] = _mm512_add_ps(total[p][t], acc[p][t]);
@@ -178,8 +187,9 @@ Fetch fetch_of(const Matrix<F>& w, int64_t row, int64_t count, int64_t tiles, in
 }
 
 // Bytes of scratch: two panels, then the sums of all tiles of two panels where rows are cut.
-inline int64_t gemm_scratch(int64_t in, int64_t tokens) {
-  const int64_t waiting = in / kBlock > kMostChunk ? (tokens + kTokens - 1) / kTokens * kSums * 4 : 0;
+template <bool kNibbles>
+int64_t gemm_scratch(int64_t in, int64_t tokens) {
+  const int64_t waiting = in / kBlock > kMostChunk<kNibbles> ? (tokens + kTokens - 1) / kTokens * kSums * 4 : 0;
   return 2 * Panel::kBytes + waiting;
 }
 
@@ -196,13 +206,13 @@ void gemm(const WeightView& view, const uint8_t* prepared, int64_t tokens, int64
     const int64_t rows = out_end - row < 32 ? out_end - row : 32, next = row + rows;
     Fetch fetch = fetch_of<F>(w, next, view.out - next < 32 ? view.out - next : 32, tiles, blocks);
     for (int64_t b = 0, count; b < blocks; b += count) {
-      count = chunk_after(b, blocks);
+      count = chunk_after<Traits<F>::nibbles>(b, blocks);
       unpack_panel<F>(w, row, rows < 16 ? rows : 16, b, count, panels[0]);
       if (rows > 16) unpack_panel<F>(w, row + 16, rows - 16, b, count, panels[1]);
       const __mmask16 lanes = first16(rows > 16 ? rows - 16 : rows);
       for (int64_t t = 0; t < tokens; t += kTokens) {
         const uint8_t* x = prepared + t / 8 * half_group_bytes<Traits<F>::nibbles>(view.in) + b * kEight<Traits<F>::nibbles>;
-        const TileArgs a{panels, x + 32 * (t % 8), x + 4 * (t % 8), count, b == 0, b + count == blocks,
+        const TileArgs a{memory, x + 32 * (t % 8), x + 4 * (t % 8), count, b == 0, b + count == blocks,
                          sums + t / kTokens * kSums, t, row, lanes, y, y_stride};
         if (rows > 16) gemm_tokens<kTileOf<F>, 2>(a, tokens - t, e, fetch);
         else gemm_tokens<kTileOf<F>, 1>(a, tokens - t, e, fetch);

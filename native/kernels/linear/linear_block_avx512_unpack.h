@@ -1,6 +1,7 @@
 // AVX-512: 16 rows of a block format, a chunk of columns at a time, to panels that tiles multiply. Included by one file only.
 //
-//   codes   [columns / 4][16 rows][4] u8   per block of 32: 8 vectors; nibble formats: even elements, odd elements in turn
+//   codes   [columns / 4][16 rows][4] u8   per block of 32: 8 vectors
+//           nibble formats: [columns / 8][16 rows][4], low nibbles the even elements; 4 vectors
 //   scales  [blocks][16 rows] f32          both levels multiplied; mins likewise, with their sign
 #pragma once
 
@@ -9,20 +10,25 @@
 namespace datong {
 namespace {
 
-// Blocks of 32 to a chunk. Two panels of a usual chunk and their levels are 36 to 44 KB, which with the activations of four
-// tokens is about a core's L1. A rest that is no larger than kMost is not cut.
-constexpr int64_t kUsualChunk = 32, kMostChunk = 36;
+// Blocks of 32 to a chunk, a multiple of 16. Two panels of a chunk and their levels are 30 to 40 KB, which with the
+// activations of four tokens is about a core's L1. A rest that is a little larger is not cut.
+template <bool kNibbles>
+constexpr int64_t kUsualChunk = kNibbles ? 48 : 32;
+template <bool kNibbles>
+constexpr int64_t kMostChunk = kUsualChunk<kNibbles> + 4;
 
-inline int64_t chunk_after(int64_t begin, int64_t blocks) {
+template <bool kNibbles>
+int64_t chunk_after(int64_t begin, int64_t blocks) {
   const int64_t rest = blocks - begin;
-  return rest <= kMostChunk ? rest : kUsualChunk;
+  return rest <= kMostChunk<kNibbles> ? rest : kUsualChunk<kNibbles>;
 }
 
 struct Panel {
   uint8_t* codes;
   float *scales, *mins;
 
-  static constexpr int64_t kCodes = (kMostChunk + 3) / 4 * 4 * 32 * 16, kLevels = kMostChunk * 2 * 64;
+  static constexpr int64_t kCodes = kMostChunk<false> * 32 * 16, kLevels = kMostChunk<false> * 2 * 64;
+  static_assert(kMostChunk<true> * 16 * 16 <= kCodes && kMostChunk<true> * 64 <= kLevels);
   static constexpr int64_t kBytes = kCodes + 2 * kLevels;
   explicit Panel(uint8_t* at)
       : codes(at), scales(reinterpret_cast<float*>(at + kCodes)), mins(reinterpret_cast<float*>(at + kCodes + kLevels)) {}
@@ -32,18 +38,10 @@ struct Panel {
 template <Fmt F>
 inline void unpack_chunk(__m512i v[16], uint8_t* out) {
   transpose16(v);
-  if constexpr (Traits<F>::nibbles) {
-    const __m512i low = _mm512_set1_epi8(15);
-    UNROLL for (int j = 0; j < 16; ++j) {
-      if (Traits<F>::is_signed) v[j] = _mm512_xor_si512(v[j], _mm512_set1_epi8(static_cast<char>(0x88)));
-      _mm512_store_si512(out + j * 128, _mm512_and_si512(v[j], low));
-      _mm512_store_si512(out + j * 128 + 64, _mm512_and_si512(_mm512_srli_epi16(v[j], 4), low));
-    }
-  } else {
-    UNROLL for (int j = 0; j < 16; ++j) {
-      if (Traits<F>::is_signed) v[j] = _mm512_xor_si512(v[j], _mm512_set1_epi8(static_cast<char>(0x80)));
-      _mm512_store_si512(out + j * 64, v[j]);
-    }
+  constexpr int kSigns = Traits<F>::nibbles ? 0x88 : 0x80;
+  UNROLL for (int j = 0; j < 16; ++j) {
+    if (Traits<F>::is_signed) v[j] = _mm512_xor_si512(v[j], _mm512_set1_epi8(static_cast<char>(kSigns)));
+    _mm512_store_si512(out + j * 64, v[j]);
   }
 }
 
@@ -82,7 +80,6 @@ inline void unpack_levels(const uint8_t* one, const uint8_t* super, const int64_
 template <Fmt F>
 void unpack_panel(const Matrix<F>& w, int64_t row, int64_t existing, int64_t begin, int64_t count, const Panel& panel) {
   constexpr int64_t kBytes = Traits<F>::nibbles ? 16 : 32;  // of a block
-  constexpr int64_t kOut = Traits<F>::nibbles ? 2048 : 1024;
   constexpr int64_t kLevels = 32 / Traits<F>::block;
   int64_t rows[16];
   for (int64_t r = 0; r < 16; ++r) rows[r] = row + (r < existing ? r : existing - 1);
@@ -94,7 +91,7 @@ void unpack_panel(const Matrix<F>& w, int64_t row, int64_t existing, int64_t beg
   };
   int64_t at = begin * kBytes;
   const int64_t end = at + count * kBytes;
-  for (; at + 64 <= end; at += 64, out += kOut) chunk(at, [](const uint8_t* p) { return _mm512_loadu_si512(p); });
+  for (; at + 64 <= end; at += 64, out += 1024) chunk(at, [](const uint8_t* p) { return _mm512_loadu_si512(p); });
   const __mmask64 m = first64(end - at);
   if (m) chunk(at, [m](const uint8_t* p) { return _mm512_maskz_loadu_epi8(m, p); });
   unpack_levels<F>(w.scale, w.super_scale, rows, w, begin * kLevels, count * kLevels, false, panel.scales);

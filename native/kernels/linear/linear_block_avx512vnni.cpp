@@ -14,7 +14,7 @@ bool usable(const CpuFeatures& cpu, const WeightView& w) {
 
 template <Fmt F>
 size_t scratch_bytes(const WeightView& w, int64_t tokens) {
-  return tokens < kGemmTokens<Traits<F>::nibbles> ? 0 : static_cast<size_t>(gemm_scratch(w.in, tokens));
+  return tokens < kGemmTokens<Traits<F>::nibbles> ? 0 : static_cast<size_t>(gemm_scratch<Traits<F>::nibbles>(w.in, tokens));
 }
 
 template <Fmt F>
