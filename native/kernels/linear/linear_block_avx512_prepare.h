@@ -144,6 +144,8 @@ void prepare(const float* x, int64_t x_stride, int64_t in, int64_t row_begin, in
     uint8_t* out = interleaved ? base + t / 8 * half_group_bytes<kNibbles>(in) : base + t * layout.size;
     int64_t b = 0;
     for (; b < layout.blocks; b += 4) {
+      // The next row may lie in another core's cache, which wrote it.
+      UNROLL for (int i = 0; i < 8; ++i) _mm_prefetch(x + (t + 1) * x_stride + b * 32 + 16 * i, _MM_HINT_T0);
       const Four f = quantise4(x + t * x_stride + b * 32, in - b * 32);
       if (interleaved) store_interleaved<kNibbles>(f, layout.blocks - b < 4 ? layout.blocks - b : 4, t % 8, out + b * kEight<kNibbles>);
       else store_plain<kNibbles>(f, b, layout, out);
