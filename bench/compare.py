@@ -4,9 +4,12 @@
 
 Each engine lives in its own process and is asked in turn, A B C, C B A …; printed are medians, the spread (least to
 most), the ratio of Datong's median to each peer's, and what share of the machine's limit (limits.py, measured in the
-same run) Datong's figure is. Peers: llama.cpp, OpenVINO GenAI, transformers; those that no given interpreter has are
-named and left out. Nothing is installed. CSV and plot, with machine, versions and commit, go into bench/results/;
-`--variants Q4_0 Q8_0 Q4_K` makes these of the first model by llama.cpp's own quantiser.
+same run) Datong's figure is. Peers: llama.cpp, OpenVINO GenAI, transformers, ONNX Runtime GenAI; those that no given
+interpreter has are named and left out. Nothing is installed. CSV and plot, with machine, versions and commit, go into
+bench/results/; `--variants Q4_0 Q8_0 Q4_K` makes these of the first model by llama.cpp's own quantiser.
+
+One peer has other bits: ONNX Runtime GenAI reads no GGUF, its own builder rounds the weights again, once, into a
+directory beside other temporary files (peers/ort_genai_build.py). Its version then says `(own int4)`.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ from limits import Limits, measure
 
 HERE = Path(__file__).resolve().parent
 PEERS = {"llama.cpp": ("llama_cpp", "llama_cpp_worker.py"), "openvino": ("openvino_genai", "openvino_worker.py"),
-         "transformers": ("transformers", "transformers_worker.py")}  # fmt: skip
+         "transformers": ("transformers", "transformers_worker.py"),
+         "ort-genai": ("onnxruntime_genai", "ort_genai_worker.py")}  # fmt: skip
+BUILDERS = {"ort-genai": "ort_genai_build.py"}  # of peers that do not read GGUF: MODEL DIRECTORY
 PREFILL, DECODE, SEQUENCES = (32, 128, 512, 2048), (16, 512, 4096), (1, 4, 16)
 ANSWER = 256  # tokens of context beside the longest prompt
 LOWER_IS_BETTER = ("first token", "peak memory")
@@ -108,9 +113,31 @@ def commands(
         have = next((p for p in pythons if subprocess.run([p, "-c", check], check=False).returncode == 0), None)
         if have is None:
             print(f"{name}: not installed for {', '.join(pythons)}, left out", file=sys.stderr)
-        else:
-            found[name] = [have, str(HERE / "peers" / worker), *tail]
+            continue
+        source = built(name, model, have) if name in BUILDERS else model
+        if source is not None:
+            found[name] = [have, str(HERE / "peers" / worker), str(source), *tail[1:]]
     return found
+
+
+def temporary(name: str) -> Path:
+    """A file or directory beside this machine's other temporary files, kept for the next run."""
+    return Path(os.environ.get("TMPDIR", "/tmp")) / name
+
+
+def built(name: str, model: Path, python: str) -> Path | None:
+    """The model as this peer wants it, made if it is not there or older; None: it cannot be made, and why is said."""
+    target = temporary(f"{model.stem}.{name}")
+    if target.exists() and target.stat().st_mtime > model.stat().st_mtime:
+        return target
+    print(f"{name}: its model is made in {target}", file=sys.stderr)
+    command = [python, str(HERE / "peers" / BUILDERS[name]), str(model), str(target)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode == 0:
+        return target
+    lines = answer.stderr.strip().splitlines() or ["no reason given"]
+    print(f"{name}: {lines[-1]}, left out", file=sys.stderr)
+    return None
 
 
 def first_token(name: str, command: list[str], prompt: list[int]) -> tuple[float, float | None]:
@@ -188,11 +215,22 @@ def table(results: Results, names: Sequence[str], sizes: tuple[int, int], limits
 
 
 def size_of(model: Path) -> tuple[int, int]:
-    """Bytes of the weights that a token reads, and their parameters, from the package that Datong makes of it."""
-    import datong
+    """Bytes of the weights that a decoded token reads, and all parameters, from the program that Datong makes of it.
 
-    weights = datong.load(model, context=16).package.manifest.weights
-    return weights.bytes, weights.parameters
+    Of an embedding a token reads one row; the matrix counts only where it is the output matrix too. Of experts, those
+    that a token chooses.
+    """
+    import datong
+    from datong.engine.costs import Shape, cost
+
+    loaded = datong.load(model, context=16)
+    token = Shape(tokens=1, rows=1, context=1)
+    read = sum(
+        cost(node, part.values, (), token, False).bytes
+        for part in loaded.engine.runner.program.parts
+        for node in part.nodes
+    )
+    return round(read), loaded.package.manifest.weights.parameters
 
 
 def compare(model: Path, options: argparse.Namespace) -> None:
@@ -226,7 +264,7 @@ def variants(model: Path, wanted: Sequence[str], pythons: Sequence[str]) -> list
     """The model in other formats, by llama.cpp's quantiser, beside this machine's other temporary files."""
     made = []
     for name in wanted:
-        target = Path(os.environ.get("TMPDIR", "/tmp")) / f"{model.stem.rsplit('.', 1)[0]}.{name}.gguf"
+        target = temporary(f"{model.stem.rsplit('.', 1)[0]}.{name}.gguf")
         if not target.exists():
             code = (
                 "import sys, llama_cpp as l\n"
