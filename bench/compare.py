@@ -188,12 +188,12 @@ def run(named: dict[str, list[str]], rounds: int, tokens: int, context: int) -> 
     return results, {worker.name: worker.version for worker in workers}
 
 
-def share(task: str, median: float, model_bytes: int, parameters: int, limits: Limits) -> float | None:
+def share(task: str, median: float, model_bytes: int, operations: int, limits: Limits) -> float | None:
     """What part of the machine's limit this is: bytes of the weights per decoded token, operations per prompt token."""
     if task.startswith("decode") and limits.stream_gb_s:
         return median * model_bytes / (limits.stream_gb_s * 1e9)
     if task.startswith("prefill") and limits.int8_gop_s:
-        return median * 2 * parameters / (limits.int8_gop_s * 1e9)
+        return median * operations / (limits.int8_gop_s * 1e9)
     return None
 
 
@@ -215,7 +215,7 @@ def table(results: Results, names: Sequence[str], sizes: tuple[int, int], limits
 
 
 def size_of(model: Path) -> tuple[int, int]:
-    """Bytes of the weights that a decoded token reads, and all parameters, from the program that Datong makes of it.
+    """Bytes of the weights that a decoded token reads, and operations of a prompt's token in matrices, from the program.
 
     Of an embedding a token reads one row; the matrix counts only where it is the output matrix too. Of experts, those
     that a token chooses.
@@ -224,13 +224,11 @@ def size_of(model: Path) -> tuple[int, int]:
     from datong.engine.costs import Shape, cost
 
     loaded = datong.load(model, context=16)
-    token = Shape(tokens=1, rows=1, context=1)
-    read = sum(
-        cost(node, part.values, (), token, False).bytes
-        for part in loaded.engine.runner.program.parts
-        for node in part.nodes
-    )
-    return round(read), loaded.package.manifest.weights.parameters
+    nodes = [(node, part.values) for part in loaded.engine.runner.program.parts for node in part.nodes]
+    token, prompt = Shape(tokens=1, rows=1, context=1), Shape(tokens=512, rows=1, context=512)
+    read = sum(cost(node, values, (), token, False).bytes for node, values in nodes)
+    work = [cost(node, values, (), prompt, False) for node, values in nodes]
+    return round(read), round(sum(c.integer + c.real for c in work) / prompt.tokens)
 
 
 def compare(model: Path, options: argparse.Namespace) -> None:
@@ -239,6 +237,7 @@ def compare(model: Path, options: argparse.Namespace) -> None:
     limits = measure(options.threads, max(32, sizes[0] >> 20))
     named = commands(model, options.peer_python or [sys.executable], options.threads, options.peers, options.context)
     results, versions = run(named, options.rounds, options.tokens, options.context)
+    limits = limits.best(measure(options.threads, max(32, sizes[0] >> 20)))  # a shared machine is not always as fast
     words = f"python bench/compare.py {model.name} --rounds {options.rounds} --threads {options.threads}"
     header = " | ".join([machine(), f"{options.threads} threads", model.name, *versions.values(), f"commit {commit()}",
                          f"limits: {limits.stream_gb_s:.1f} GB/s, {limits.int8_gop_s:.0f} int8 GOP/s, "

@@ -12,7 +12,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent / "limits.cpp"
@@ -25,6 +25,10 @@ class Limits:
     stream_gb_s: float = 0.0
     int8_gop_s: float = 0.0
     f32_gflop_s: float = 0.0
+
+    def best(self, other: "Limits") -> "Limits":
+        """Of two measurements the larger of each."""
+        return Limits(*map(max, astuple(self), astuple(other)))
 
 
 def measure(threads: int, megabytes: int) -> Limits:

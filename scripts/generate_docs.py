@@ -277,8 +277,10 @@ def model_families() -> str:
 BEGIN, END = "<!-- speed: by scripts/generate_docs.py from bench/results -->\n", "<!-- end of speed -->"
 COMPARISONS = {  # what bench/compare.py wrote -> title
     "compare-smollm2-q4_0-2t": "SmolLM2-135M-Instruct, Q4_0",
+    "compare-smollm2-q8_0-2t": "SmolLM2-135M-Instruct, Q8_0",
     "compare-rand1b-2t": "a random Llama of 1.1 billion parameters, Q4_0",
 }
+PEERS = {"llama.cpp": "llama.cpp", "openvino": "OpenVINO GenAI", "ort-genai": "ONNX Runtime GenAI"}
 SHORT = ("prefill 512", "decode at 16", "16 at once")  # tasks in README
 
 
@@ -335,10 +337,12 @@ def readme_speed() -> str:
         for task in SHORT:
             if task in tasks:
                 own = tasks[task]["datong"][0]
-                rows.append([title, task, _number(own), *(_beside(e, tasks[task]) for e in ("llama.cpp", "openvino"))])
-    head = ["model", "task, tokens/s", "Datong", "llama.cpp (Datong is)", "OpenVINO GenAI (Datong is)"]
+                rows.append([title, task, _number(own), *(_beside(e, tasks[task]) for e in PEERS)])
+    head = ["model", "task, tokens/s", "Datong", *(f"{name} (Datong is)" for name in PEERS.values())]
     first = _comparison(next(iter(COMPARISONS)))[0]
-    versions = ", ".join(word for word in first if word.startswith(("datong", "llama", "openvino", "commit")))
+    versions = ", ".join(
+        word for word in first if word.startswith(("datong", "llama", "openvino", "onnxruntime", "commit"))
+    )
     return (f"{first[0]}, {first[1]}; {versions}; every task with spread, limits and plots: "
             f"[docs/reference/speed.md](docs/reference/speed.md).\n\n{_table(head, rows)}\nMeasured limits: "
             f"{'; '.join(conditions)}.\n")  # fmt: skip
