@@ -215,7 +215,7 @@ def table(results: Results, names: Sequence[str], sizes: tuple[int, int], limits
 
 
 def size_of(model: Path) -> tuple[int, int]:
-    """Bytes of the weights that a decoded token reads, and operations of a prompt's token in matrices, from the program.
+    """Bytes of weights that a decoded token reads, and operations of a prompt's token in matrices.
 
     Of an embedding a token reads one row; the matrix counts only where it is the output matrix too. Of experts, those
     that a token chooses.

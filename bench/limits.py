@@ -26,7 +26,7 @@ class Limits:
     int8_gop_s: float = 0.0
     f32_gflop_s: float = 0.0
 
-    def best(self, other: "Limits") -> "Limits":
+    def best(self, other: Limits) -> Limits:
         """Of two measurements the larger of each."""
         return Limits(*map(max, astuple(self), astuple(other)))
 
