@@ -1,9 +1,9 @@
 """Configs with the keys of published ones: none is refused, and none is left unread.
 
-tests/data/published.json has them without token lists, names of classes and what stands in `vision_config`; where a release
-has several, the keys of all. Some are quoted from public repositories and model cards, the others are written down from
-facts known about the releases: a key here is evidence that an importer should know it, not that a release has it. Three of
-MiniMax-M2 could not be confirmed: `layernorm_*_beta`, `swa_rope_theta`, `mlp_intermediate_size`.
+tests/data/published.json has them without token lists, names of classes and what stands in `vision_config`; where a
+release has several, the keys of all. Some are quoted from public repositories and model cards, the others are written
+down from facts known about the releases: a key here is evidence that an importer should know it, not that a release
+has it. Three of MiniMax-M2 could not be confirmed: `layernorm_*_beta`, `swa_rope_theta`, `mlp_intermediate_size`.
 """
 
 import json
