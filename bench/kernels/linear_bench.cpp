@@ -71,11 +71,19 @@ class Copies {
  public:
   std::vector<WeightView> views;
 
-  Copies(const TestWeight& weight, int count) {
+  // `packed`: as the kernel packs them, else as stored.
+  Copies(const TestWeight& weight, int count, const LinearKernel* packed) {
     for (int i = 0; i < count; ++i) {
+      WeightView v = weight.view;
+      if (packed) {
+        memory_.emplace_back(packed->packed_bytes(v));
+        packed->pack(v, 0, v.out, memory_.back().p.get());
+        v.packed = v.codes = memory_.back().p.get();
+        views.push_back(v);
+        continue;
+      }
       memory_.emplace_back(static_cast<size_t>(weight.bytes()) + 8);
       uint8_t* at = memory_.back().p.get() + 8;  // the data of a safetensors file is aligned to 8 bytes
-      WeightView v = weight.view;
       const auto move = [&](const void* from, int64_t n) {
         if (!from) return static_cast<const uint8_t*>(nullptr);
         std::memcpy(at, from, static_cast<size_t>(n));
@@ -98,9 +106,25 @@ class Copies {
   std::vector<Buffer> memory_;
 };
 
-void row(const char* kernel, const Shape& s, const char* where, int64_t tokens, int threads, double gbs, double read,
+// The same copies as the kernel packs them, if it does.
+class PackedCopies {
+ public:
+  PackedCopies(const LinearKernel& k, Copies& copies) {
+    if (!k.pack) return;
+    for (WeightView& view : copies.views) {
+      memory_.emplace_back(k.packed_bytes(view));
+      k.pack(view, 0, view.out, memory_.back().p.get());
+      view.packed = memory_.back().p.get();
+    }
+  }
+
+ private:
+  std::vector<Buffer> memory_;
+};
+
+void row(const char* kernel, bool packed, const Shape& s, const char* where, int64_t tokens, int threads, double gbs, double read,
          double gops) {
-  std::printf("%s,%lld,%lld,%s,%lld,%d,%.1f,%.1f,%.0f\n", kernel, (long long)s.out, (long long)s.in, where,
+  std::printf("%s,%s,%lld,%lld,%s,%lld,%d,%.1f,%.1f,%.0f\n", kernel, packed ? "packed" : "stored", (long long)s.out, (long long)s.in, where,
               (long long)tokens, threads, gbs, read, gops);
   std::fflush(stdout);
 }
@@ -141,7 +165,7 @@ void measure(const LinearKernel& k, const Copies& copies, int64_t bytes, const S
     k.run(copies.views[static_cast<size_t>(round) % copies.views.size()], x.data(), s.in, prepared.p.get(), tokens, begin, end, y.data(), s.out, Epilogue{nullptr, nullptr, 0},
           scratch[static_cast<size_t>(thread)].p.get());
   });
-  row(k.name, s, copies.views.size() > 1 ? "memory" : "cache", tokens, threads, 1e-9 * double(bytes) / seconds, read, 1e-9 * work / seconds);
+  row(k.name, w.packed, s, copies.views.size() > 1 ? "memory" : "cache", tokens, threads, 1e-9 * double(bytes) / seconds, read, 1e-9 * work / seconds);
 }
 
 }  // namespace
@@ -149,7 +173,7 @@ void measure(const LinearKernel& k, const Copies& copies, int64_t bytes, const S
 int main(int argc, char** argv) {
   const std::string name = argc > 1 ? argv[1] : "", what = argc > 2 ? argv[2] : "all", shape = argc > 3 ? argv[3] : "";
   const CpuFeatures cpu = detect_cpu_features();
-  std::printf("kernel,out,in,weights_in,tokens,threads,gb_per_s,plain_read_gb_per_s,gop_per_s\n");
+  std::printf("kernel,layout,out,in,weights_in,tokens,threads,gb_per_s,plain_read_gb_per_s,gop_per_s\n");
   for (const Shape& s : {Shape{1536, 576}, Shape{576, 1536}, Shape{49152, 576}, Shape{2048, 8192}}) {
     if (!shape.empty() && shape != std::to_string(s.out) + "x" + std::to_string(s.in)) continue;
     for (const char* format : kFormats) {
@@ -161,15 +185,18 @@ int main(int argc, char** argv) {
         if (!std::strstr(k.name, name.c_str()) || std::strncmp(k.name, format, std::strlen(format)) != 0) continue;
         if (!weight) weight = std::make_unique<TestWeight>(format, s.out, s.in, 1);
         if (!k.usable(cpu, weight->view)) continue;
-        const Copies one(*weight, 1), many(*weight, static_cast<int>(kMemoryBytes / weight->bytes() + 2));
-        for (int threads = 1; threads <= 2; ++threads) {
-          for (const Copies* c : {&one, &many}) {
-            if (what == "gemm") continue;
-            const double read = read_speed(*c, weight->bytes(), threads);
-            for (const int64_t tokens : {1, 2, 4, 8, 16}) measure(k, *c, weight->bytes(), s, tokens, threads, read);
+        for (const LinearKernel* packed : {static_cast<const LinearKernel*>(nullptr), &k}) {
+          if (packed && !k.pack) continue;
+          const Copies one(*weight, 1, packed), many(*weight, static_cast<int>(kMemoryBytes / weight->bytes() + 2), packed);
+          for (int threads = 1; threads <= 2; ++threads) {
+            for (const Copies* c : {&one, &many}) {
+              if (what == "gemm") continue;
+              const double read = read_speed(*c, weight->bytes(), threads);
+              for (const int64_t tokens : {1, 2, 4, 8, 16}) measure(k, *c, weight->bytes(), s, tokens, threads, read);
+            }
+            if (what == "gemv" || s.out > 40000) continue;
+            for (const int64_t tokens : {64, 512}) measure(k, one, weight->bytes(), s, tokens, threads, 0);
           }
-          if (what == "gemv" || s.out > 40000) continue;
-          for (const int64_t tokens : {64, 512}) measure(k, one, weight->bytes(), s, tokens, threads, 0);
         }
       }
     }

@@ -46,6 +46,18 @@ const uint8_t* MappedFile::at(int64_t offset, int64_t length) const {
   return data_ + offset;
 }
 
+std::string MappedFile::identity(const std::string& path) {
+  struct stat info;
+  if (::stat(path.c_str(), &info) != 0) return {};
+  return text("%lld %lld.%09ld ", static_cast<long long>(info.st_size), static_cast<long long>(info.st_mtim.tv_sec), info.st_mtim.tv_nsec) + path;
+}
+
+void MappedFile::give_back(const uint8_t* at, int64_t length) const {
+  const auto page = static_cast<int64_t>(::sysconf(_SC_PAGESIZE));  // the mapping begins at one
+  const int64_t begin = (at - data_ + page - 1) / page * page, end = (at - data_ + length) / page * page;
+  if (begin < end) ::madvise(const_cast<uint8_t*>(data_) + begin, static_cast<size_t>(end - begin), MADV_DONTNEED);
+}
+
 std::shared_ptr<MappedFile> MappedFiles::open(const std::string& path) {
   auto& file = files_[path];
   if (!file) file = std::make_shared<MappedFile>(path);

@@ -20,6 +20,14 @@ class MappedFile {
   const uint8_t* at(int64_t offset, int64_t length) const;
   int64_t size() const { return size_; }
 
+  // Size, time of change and path: another text if the file is not the same any more. Empty if there is none.
+  std::string identity() const { return identity(path_); }
+  static std::string identity(const std::string& path);
+
+  // Bytes [at, at + length), which `at()` gave, are not needed for now: their whole pages leave this process's memory, and
+  // come back when they are read.
+  void give_back(const uint8_t* at, int64_t length) const;
+
  private:
   std::string path_;
   const uint8_t* data_ = nullptr;

@@ -149,7 +149,8 @@ void Program::build_tasks(const dt_part& part) {
   std::vector<bool> defined(values_.size());
   for (size_t i = 0; i < values_.size(); ++i) defined[i] = values_[i].kind == DT_WEIGHT || values_[i].kind == DT_CONST;
   for (const Input& input : inputs_) defined[static_cast<size_t>(input.value)] = true;
-  const BuildContext context{device_->features, &caches_, options_.activations, cache_type_};
+  const BuildContext context{device_->features, &caches_, options_.activations, cache_type_,
+                             options_.pack_weights ? &packed_ : nullptr};
   for (int32_t i = 0; i < part.node_count; ++i) {
     const NodeView node(item(part.nodes, i), values_);
     check_defined(node, defined);
@@ -163,6 +164,9 @@ void Program::build_tasks(const dt_part& part) {
     reads_.push_back(reads);
     writes_.push_back(writes);
   }
+  packed_.make(options_.pack_directory, device_->pool);
+  private_bytes_ += packed_.private_bytes();
+  mapped_bytes_ += packed_.mapped_bytes() - packed_.original_bytes();
   for (int output : outputs_)
     if (!defined[static_cast<size_t>(output)])
       throw Error(DT_INVALID, text("[cpu] part output `%.120s` is made by no node", values_[static_cast<size_t>(output)].name.c_str()));

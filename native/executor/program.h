@@ -24,6 +24,8 @@ struct ProgramOptions {
   int64_t max_tokens = 0;         // largest step; 0: grows as needed
   int64_t max_rows = 0;
   Activations activations = Activations::i8;
+  bool pack_weights = true;        // matrices are copied once into the layout of their kernels; else used as they are stored
+  std::string pack_directory{};    // where the copies are kept; empty: in memory
 };
 
 // Was the step filled in by a host that knows window tables and state slots?
@@ -104,6 +106,7 @@ class Program {
   bool has_full_ = false, has_states_ = false;
   std::vector<uint32_t> slot_seen_;  // by state slot, the number of the step that used it last
   uint32_t steps_ = 0;
+  PackedWeights packed_;
   std::vector<std::unique_ptr<Task>> tasks_;
   std::vector<std::vector<int>> reads_, writes_;  // temps of each task
   Schedule small_, large_;

@@ -7,6 +7,7 @@
 #include "core/cpu_features.h"
 #include "core/thread_pool.h"
 #include "executor/cache.h"
+#include "executor/packed_weights.h"
 #include "executor/value.h"
 #include "kernels/glu/glu.h"
 
@@ -70,6 +71,7 @@ struct BuildContext {
   const std::vector<CacheSpec>* caches = nullptr;  // null: a question, not a compilation
   Activations activations = Activations::i8;
   CacheType cache_type = CacheType::f16;
+  PackedWeights* packed = nullptr;  // null: weights stay as they are stored
 };
 
 // Checks the node and picks its kernels. Throws Error(DT_UNSUPPORTED) with the reason, or Error(DT_INVALID).

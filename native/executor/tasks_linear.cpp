@@ -17,6 +17,7 @@ constexpr size_t round_up(size_t n) { return (n + 63) / 64 * 64; }
 
 struct Matrix {
   WeightView view;
+  const uint8_t* const* packed;  // where the view's `packed` will stand once the program is made; null: none
   const LinearKernel* kernel;
   const float* bias;
   int out;         // index of the result
@@ -43,7 +44,8 @@ class LinearTask : public Task {
     if (view.in != in_)
       node.invalid(text("multiplies rows of %lld with a matrix of %lld columns", static_cast<long long>(in_),
                         static_cast<long long>(view.in)));
-    Matrix m{view, &pick_linear(node, view, context_), nullptr, -1, -1};
+    Matrix m{view, nullptr, &pick_linear(node, view, context_), nullptr, -1, -1};
+    if (context_.packed && m.kernel->pack) m.packed = context_.packed->want(*m.kernel, w.weight);
     if (output >= 0) {
       node.result(output, lead_, view.out);
       m.out = node.output_index(output);
@@ -138,6 +140,7 @@ class LinearTask : public Task {
     }
     WeightView view = m.view;
     view.out = last;
+    if (m.packed) view.packed = *m.packed;
     m.kernel->run(view, x, in_, mine, n, outs.begin, outs.end, y, y_stride, epilogue, scratch);
   }
 

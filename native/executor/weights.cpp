@@ -138,8 +138,9 @@ void take_pieces(const Format& format, const Pieces& pieces, MappedFiles* files,
     weight.bytes += piece.length;
     if (!files) return nullptr;
     std::shared_ptr<MappedFile> file = files->open(piece.file);
-    if (weight.files.empty() || weight.files.back() != file) weight.files.push_back(file);
-    return file->at(piece.offset, piece.length);
+    const uint8_t* at = file->at(piece.offset, piece.length);
+    weight.pieces.push_back({std::move(file), at, piece.length});
+    return at;
   };
   const int64_t count = view.out * view.in;
   view.codes = take("codes", format.codes, count);
@@ -198,7 +199,7 @@ void swap_back(const Shape& shape, std::vector<WeightView>& views, Weight& weigh
   }
   weight.own_bytes = weight.bytes;
   weight.bytes = 0;
-  weight.files.clear();
+  weight.pieces.clear();
 }
 
 }  // namespace

@@ -21,7 +21,12 @@ const Struct& item(const Struct* array, int64_t i) {
 struct Weight {
   WeightView view;                  // pointers are null until mapped; of a stack: the first expert
   std::vector<WeightView> experts;  // of a mapped stack
-  std::vector<std::shared_ptr<MappedFile>> files;
+  struct Piece {
+    std::shared_ptr<MappedFile> file;
+    const uint8_t* at;
+    int64_t bytes;
+  };
+  std::vector<Piece> pieces;  // in files
   std::shared_ptr<uint8_t[]> transposed;  // the values where they are stored swapped
   int64_t bytes = 0, own_bytes = 0;       // of all pieces in files; of `transposed`
 };

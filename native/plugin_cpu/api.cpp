@@ -158,7 +158,7 @@ const char* const* fusions() { return fused_operators(); }
 
 dt_error* compile(dt_device* device, const dt_part* part, const dt_pairs* options, dt_program** out) {
   return guarded([&] {
-    check_options(options, {"activations", "cache_dtype", "max_tokens", "max_rows"});
+    check_options(options, {"activations", "cache_dtype", "max_tokens", "max_rows", "pack_directory", "weights"});
     ProgramOptions o;
     if (const char* dtype = option(options, "cache_dtype")) {
       const char* names[] = {"f32", "f16", "bf16"};
@@ -175,6 +175,12 @@ dt_error* compile(dt_device* device, const dt_part* part, const dt_pairs* option
         throw Error(DT_INVALID, text("[cpu] option activations is i8, f32 or bf16, `%.40s` came", kind));
       o.activations = static_cast<Activations>(found - names);
     }
+    if (const char* layout = option(options, "weights")) {
+      if (std::strcmp(layout, "packed") && std::strcmp(layout, "mapped"))
+        throw Error(DT_INVALID, text("[cpu] option weights is packed or mapped, `%.40s` came", layout));
+      o.pack_weights = !std::strcmp(layout, "packed");
+    }
+    if (const char* directory = option(options, "pack_directory")) o.pack_directory = directory;
     o.max_tokens = integer_option(options, "max_tokens", 0, 1, 1 << 24);
     o.max_rows = integer_option(options, "max_rows", 0, 1, 1 << 24);
     *out = new dt_program{Program(device->device, *part, o)};

@@ -13,7 +13,8 @@ from datong.errors import BackendMissing
 STEP_TOKENS = 128
 
 LIBRARY = "libdatong_cpu.so"
-OPTIONS = ("threads", "isa", "activations", "cache_dtype", "max_tokens", "max_rows")  # of native/plugin_cpu/api.cpp
+# of native/plugin_cpu/api.cpp
+OPTIONS = ("threads", "isa", "activations", "cache_dtype", "max_tokens", "max_rows", "pack_directory", "weights")
 
 
 def library_path() -> Path:

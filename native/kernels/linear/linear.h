@@ -47,6 +47,7 @@ struct WeightView {
   const uint8_t* factor = nullptr;  // of any alignment
   bool divides = false;             // by the factor
   bool less8 = false;               // every zero is 8
+  const uint8_t* packed = nullptr;  // what LinearKernel::pack made of all rows; only that kernel may be given the view
 };
 
 // Added to each result; either may be null.
@@ -82,6 +83,12 @@ struct LinearKernel {
               int64_t out_begin, int64_t out_end, float* y, int64_t y_stride, const Epilogue&, void* scratch);
 
   int64_t out_multiple;  // out_begin is a multiple of this; out_end too, unless it is `out`
+
+  // A layout of the kernel's own, which it runs faster than the stored one; null: none. `packed` has room for
+  // packed_bytes(w), 64-byte aligned; `pack` fills in the part of rows [row_begin, row_end), bounds as out_begin, out_end.
+  // A view with `packed` needs the stored pieces no more.
+  size_t (*packed_bytes)(const WeightView&) = nullptr;
+  void (*pack)(const WeightView&, int64_t row_begin, int64_t row_end, uint8_t* packed) = nullptr;
 };
 
 // Best first; the reference of each format last, which works everywhere.

@@ -1,5 +1,5 @@
-// AVX-512 VNNI, many tokens: two times 16 rows are unpacked once into panels, then used for every token. Included by one
-// file only.
+// AVX-512 VNNI, many tokens: two panels of 16 rows at a time, packed at load or unpacked here, then used for every token.
+// Included by one file only.
 //
 // A tile is 32 rows x 4 tokens: an activation, broadcast from memory, meets a vector of either panel. So the multipliers
 // and not the loads are what is busy, and eight independent sums hide the latency of vpdpbusd (4 cycles, two a cycle).
@@ -9,8 +9,8 @@
 // 992 with whole rows, 1,108 by chunks.
 #pragma once
 
+#include "kernels/linear/linear_block_avx512_packed.h"
 #include "kernels/linear/linear_block_avx512_prepare.h"
-#include "kernels/linear/linear_block_avx512_unpack.h"
 
 namespace datong {
 namespace {
@@ -22,13 +22,6 @@ constexpr Fmt kTileOf = F == Fmt::q4_k ? Fmt::q4_1 : F == Fmt::q5_k ? Fmt::q5_1 
 constexpr int64_t kTokens = 4;                                // of a tile
 constexpr int64_t kSums = 4 * 2 * kTokens * 16;               // floats of a tile that wait
 
-inline int32_t int_at(const uint8_t* p) {
-  int32_t v;
-  memcpy(&v, p, 4);
-  return v;
-}
-inline __m512i ints_from(const uint8_t* p) { return _mm512_set1_epi32(int_at(p)); }
-inline __m512 floats_from(const uint8_t* p) { return _mm512_castsi512_ps(ints_from(p)); }
 
 // What the panels that come next are made of, fetched into L2 a few lines a block while tiles are computed: fetched all at
 // once it would fill the queues, and memory and multipliers would work in turn. 16 tokens, q8_0, from memory, Zen 5, GB/s:
@@ -51,19 +44,20 @@ struct Fetch {
 };
 
 // acc[p][t] += vectors [kFrom, kFrom + kCount) of a block of panel p, times the scale. codes, scales: of the first panel, the
-// second one's are Panel::kBytes behind them. x: codes of the block from the first token on; words: likewise its scales,
-// sums and biases.
+// second one's are `next` and Panel::kBytes behind them. x: codes of the block from the first token on; words: likewise its
+// scales, sums and biases.
 template <Fmt F, int P, int T, int kFrom, int kCount>
-inline void tile_block(__m512 acc[P][T], const uint8_t* codes, const uint8_t* scales, const uint8_t* x, const uint8_t* words) {
+inline void tile_block(__m512 acc[P][T], const uint8_t* codes, int64_t next, const uint8_t* scales, const uint8_t* x,
+                       const uint8_t* words) {
   constexpr int64_t kBias = kBiasAt + (Traits<F>::block == 32 ? 0 : kFrom ? 64 : 32);
   __m512i d[P][T];
   UNROLL for (int t = 0; t < T; ++t) {
-    const __m512i bias = Traits<F>::is_signed ? ints_from(words + kBias + 4 * t) : _mm512_setzero_si512();
+    const __m512i bias = Traits<F>::is_signed ? dword(words + kBias + 4 * t) : _mm512_setzero_si512();
     UNROLL for (int p = 0; p < P; ++p) d[p][t] = bias;
   }
   const auto multiply = [&](const __m512i w[P], int j) __attribute__((always_inline)) {
     UNROLL for (int t = 0; t < T; ++t) {
-      const __m512i four = ints_from(x + t * 32 + j * 4);
+      const __m512i four = dword(x + t * 32 + j * 4);
       UNROLL for (int p = 0; p < P; ++p) d[p][t] = _mm512_dpbusd_epi32(d[p][t], w[p], four);
     }
   };
@@ -72,7 +66,7 @@ inline void tile_block(__m512 acc[P][T], const uint8_t* codes, const uint8_t* sc
     const __m512i low = _mm512_set1_epi8(15);
     UNROLL for (int j = 0; j < 4; ++j) {
       UNROLL for (int p = 0; p < P; ++p) {
-        const __m512i both = _mm512_load_si512(codes + p * Panel::kBytes + j * 64);
+        const __m512i both = _mm512_load_si512(codes + p * next + j * 64);
         w[p] = _mm512_and_si512(both, low);
         high[p] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
       }
@@ -81,46 +75,23 @@ inline void tile_block(__m512 acc[P][T], const uint8_t* codes, const uint8_t* sc
     }
   } else {
     UNROLL for (int j = kFrom; j < kFrom + kCount; ++j) {
-      UNROLL for (int p = 0; p < P; ++p) w[p] = _mm512_load_si512(codes + p * Panel::kBytes + j * 64);
+      UNROLL for (int p = 0; p < P; ++p) w[p] = _mm512_load_si512(codes + p * next + j * 64);
       multiply(w, j);
     }
   }
   UNROLL for (int p = 0; p < P; ++p) {
     const __m512 s = _mm512_load_ps(scales + p * Panel::kBytes);
     UNROLL for (int t = 0; t < T; ++t) {
-      const __m512 both = _mm512_mul_ps(s, floats_from(words + kScaleAt + 4 * t));
+      const __m512 both = _mm512_mul_ps(s, _mm512_castsi512_ps(dword(words + kScaleAt + 4 * t)));
       acc[p][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[p][t]), both, acc[p][t]);
     }
   }
 }
 
-// acc[p][t] += the blocks first, first + step ... of a chunk, in the order of linear_formats.h.
-template <Fmt F, int P, int T, int kFrom, int kCount>
-inline void tile_part(__m512 acc[P][T], const uint8_t* panel, const uint8_t* x, const uint8_t* words, int64_t blocks,
-                      int64_t first, int64_t step, Fetch& fetch) {
-  constexpr int64_t kLevels = 64 * 32 / Traits<F>::block, kCodes = Traits<F>::nibbles ? 256 : 512;  // bytes of a block
-  const uint8_t *codes = panel + first * kCodes, *scales = panel + Panel::kCodes + first * kLevels + (kFrom ? 64 : 0);
-  x += first * kEight<Traits<F>::nibbles>;
-  words += first * kEight<Traits<F>::nibbles>;
-  for (int64_t b = first; b < blocks; b += step) {
-    fetch.block();
-    tile_block<F, P, T, kFrom, kCount>(acc, codes, scales, x, words);
-    if constexpr (Traits<F>::has_min) {
-      UNROLL for (int p = 0; p < P; ++p) {
-        const __m512 min = _mm512_load_ps(scales + p * Panel::kBytes + Panel::kLevels);
-        UNROLL for (int t = 0; t < T; ++t) acc[p][t] = _mm512_fmadd_ps(min, floats_from(words + kSumsAt + 4 * t), acc[p][t]);
-      }
-    }
-    codes += step * kCodes;
-    scales += step * kLevels;
-    x += step * kEight<Traits<F>::nibbles>;
-    words += step * kEight<Traits<F>::nibbles>;
-  }
-}
-
 // Of a tile in one chunk.
 struct TileArgs {
-  const uint8_t* panel;      // the first; the second is Panel::kBytes behind it
+  const uint8_t *codes, *scales;  // of the first panel in the chunk
+  int64_t next;              // bytes from its codes to those of the second
   const uint8_t *x, *words;  // activations of the chunk, as in tile_block
   int64_t blocks;            // of the chunk
   bool first, last;          // chunk of the row
@@ -130,6 +101,30 @@ struct TileArgs {
   float* y;
   int64_t y_stride;
 };
+
+// acc[p][t] += the blocks first, first + step ... of a chunk, in the order of linear_formats.h.
+template <Fmt F, int P, int T, int kFrom, int kCount>
+inline void tile_part(__m512 acc[P][T], const TileArgs& a, int64_t first, int64_t step, Fetch& fetch) {
+  constexpr int64_t kLevels = 64 * 32 / Traits<F>::block, kCodes = Traits<F>::nibbles ? 256 : 512;  // bytes of a block
+  const uint8_t *codes = a.codes + first * kCodes, *scales = a.scales + first * kLevels + (kFrom ? 64 : 0);
+  const uint8_t *x = a.x, *words = a.words;
+  x += first * kEight<Traits<F>::nibbles>;
+  words += first * kEight<Traits<F>::nibbles>;
+  for (int64_t b = first; b < a.blocks; b += step) {
+    fetch.block();
+    tile_block<F, P, T, kFrom, kCount>(acc, codes, a.next, scales, x, words);
+    if constexpr (Traits<F>::has_min) {
+      UNROLL for (int p = 0; p < P; ++p) {
+        const __m512 min = _mm512_load_ps(scales + p * Panel::kBytes + Panel::kLevels);
+        UNROLL for (int t = 0; t < T; ++t) acc[p][t] = _mm512_fmadd_ps(min, _mm512_castsi512_ps(dword(words + kSumsAt + 4 * t)), acc[p][t]);
+      }
+    }
+    codes += step * kCodes;
+    scales += step * kLevels;
+    x += step * kEight<Traits<F>::nibbles>;
+    words += step * kEight<Traits<F>::nibbles>;
+  }
+}
 
 // P panels of 16 rows x T tokens.
 template <Fmt F, int P, int T>
@@ -146,9 +141,9 @@ template <Fmt F, int P, int T>
       UNROLL for (int t = 0; t < T; ++t)
         acc[p][t] = a.first ? _mm512_setzero_ps() : _mm512_load_ps(sums + (p * T + t) * 16);
     }
-    if constexpr (Traits<F>::block == 32) tile_part<F, P, T, 0, 8>(acc, a.panel, a.x, a.words, a.blocks, i, 4, fetch);
-    else if (i % 2) tile_part<F, P, T, 4, 4>(acc, a.panel, a.x, a.words, a.blocks, i / 2, 2, fetch);
-    else tile_part<F, P, T, 0, 4>(acc, a.panel, a.x, a.words, a.blocks, i / 2, 2, fetch);
+    if constexpr (Traits<F>::block == 32) tile_part<F, P, T, 0, 8>(acc, a, i, 4, fetch);
+    else if (i % 2) tile_part<F, P, T, 4, 4>(acc, a, i / 2, 2, fetch);
+    else tile_part<F, P, T, 0, 4>(acc, a, i / 2, 2, fetch);
     UNROLL for (int p = 0; p < P; ++p) {
       UNROLL for (int t = 0; t < T; ++t) {
         if (a.last) total[p][t] = _mm512_add_ps(total[p][t], acc[p][t]);
@@ -175,13 +170,24 @@ void gemm_tokens(const TileArgs& a, int64_t tokens, const Epilogue& e, Fetch& fe
 
 // Rows [row, row + count), in `tiles` tiles of rows of so many blocks.
 template <Fmt F>
-Fetch fetch_of(const Matrix<F>& w, int64_t row, int64_t count, int64_t tiles, int64_t blocks) {
+Fetch fetch_of(const WeightView& view, int64_t row, int64_t count, int64_t tiles, int64_t blocks) {
   if (count < 0) count = 0;
-  const auto rows = [&](const uint8_t* all, int64_t stride) {
-    return Fetch::Stretch{all + row * stride, all + (row + count) * stride};
-  };
-  Fetch f{{rows(w.scale, w.scale_stride), rows(w.min, Traits<F>::has_min ? w.scale_stride : 0), rows(w.codes, w.codes_stride)}};
-  const int64_t bytes = count * (w.codes_stride + w.scale_stride * (Traits<F>::has_min ? 2 : 1));
+  Fetch f{};
+  if (view.packed) {
+    const int64_t size = PackedLayout<F>(view.in).size;
+    const uint8_t* at = view.packed + row / kPanelRows * size;
+    f.next[0] = {at, at + (count + kPanelRows - 1) / kPanelRows * size};
+  } else {
+    const Matrix<F> w(view);
+    const auto rows = [&](const uint8_t* all, int64_t stride) {
+      return Fetch::Stretch{all + row * stride, all + (row + count) * stride};
+    };
+    f.next[0] = rows(w.scale, w.scale_stride);
+    f.next[1] = rows(w.min, Traits<F>::has_min ? w.scale_stride : 0);
+    f.next[2] = rows(w.codes, w.codes_stride);
+  }
+  int64_t bytes = 0;
+  for (const Fetch::Stretch& s : f.next) bytes += s.end - s.at;
   const int64_t each = 64 * tiles * blocks * (Traits<F>::block == 32 ? 1 : 2);  // if a line a block were fetched
   f.lines = (bytes + each - 1) / each;
   return f;
@@ -198,23 +204,45 @@ int64_t gemm_scratch(int64_t in, int64_t tokens) {
 template <Fmt F>
 void gemm(const WeightView& view, const uint8_t* prepared, int64_t tokens, int64_t out_begin, int64_t out_end, float* y,
           int64_t y_stride, const Epilogue& e, void* scratch) {
+  constexpr bool kNibbles = Traits<F>::nibbles;
   const Matrix<F> w(view);
-  const int64_t blocks = view.in / kBlock, tiles = (tokens + kTokens - 1) / kTokens;
+  const PackedLayout<F> l(view.in);
+  const int64_t blocks = l.blocks, tiles = (tokens + kTokens - 1) / kTokens;
   uint8_t* const memory = static_cast<uint8_t*>(scratch);
   const Panel panels[2] = {Panel(memory), Panel(memory + Panel::kBytes)};
   float* const sums = reinterpret_cast<float*>(memory + 2 * Panel::kBytes);
   for (int64_t row = out_begin; row < out_end; row += 32) {
     const int64_t rows = out_end - row < 32 ? out_end - row : 32, next = row + rows;
-    Fetch fetch = fetch_of<F>(w, next, view.out - next < 32 ? view.out - next : 32, tiles, blocks);
+    Fetch fetch = fetch_of<F>(view, next, view.out - next < 32 ? view.out - next : 32, tiles, blocks);
     for (int64_t b = 0, count; b < blocks; b += count) {
-      count = chunk_after<Traits<F>::nibbles>(b, blocks);
-      unpack_panel<F>(w, row, rows < 16 ? rows : 16, b, count, panels[0]);
-      if (rows > 16) unpack_panel<F>(w, row + 16, rows - 16, b, count, panels[1]);
-      const __mmask16 lanes = first16(rows > 16 ? rows - 16 : rows);
+      count = chunk_after<kNibbles>(b, blocks);
+      TileArgs a{};
+      if (view.packed) {
+        const uint8_t* packed = view.packed + row / kPanelRows * l.size;
+        packed_levels<F>(packed, l, b, count, panels[0]);
+        if (rows > 16) packed_levels<F>(packed + l.size, l, b, count, panels[1]);
+        a.codes = packed + b * l.kBlockCodes;
+        a.next = l.size;
+      } else {
+        unpack_panel<F>(w, row, rows < 16 ? rows : 16, b, count, panels[0]);
+        if (rows > 16) unpack_panel<F>(w, row + 16, rows - 16, b, count, panels[1]);
+        a.codes = panels[0].codes;
+        a.next = Panel::kBytes;
+      }
+      a.scales = memory + Panel::kCodes;
+      a.blocks = count;
+      a.first = b == 0;
+      a.last = b + count == blocks;
+      a.row = row;
+      a.lanes = first16(rows > 16 ? rows - 16 : rows);
+      a.y = y;
+      a.y_stride = y_stride;
       for (int64_t t = 0; t < tokens; t += kTokens) {
-        const uint8_t* x = prepared + t / 8 * half_group_bytes<Traits<F>::nibbles>(view.in) + b * kEight<Traits<F>::nibbles>;
-        const TileArgs a{memory, x + 32 * (t % 8), x + 4 * (t % 8), count, b == 0, b + count == blocks,
-                         sums + t / kTokens * kSums, t, row, lanes, y, y_stride};
+        const uint8_t* x = prepared + t / 8 * half_group_bytes<kNibbles>(view.in) + b * kEight<kNibbles>;
+        a.x = x + 32 * (t % 8);
+        a.words = x + 4 * (t % 8);
+        a.sums = sums + t / kTokens * kSums;
+        a.token = t;
         if (rows > 16) gemm_tokens<kTileOf<F>, 2>(a, tokens - t, e, fetch);
         else gemm_tokens<kTileOf<F>, 1>(a, tokens - t, e, fetch);
       }

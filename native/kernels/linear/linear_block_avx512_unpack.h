@@ -34,14 +34,14 @@ struct Panel {
       : codes(at), scales(reinterpret_cast<float*>(at + kCodes)), mins(reinterpret_cast<float*>(at + kCodes + kLevels)) {}
 };
 
-// 64 stored bytes of 16 rows.
+// 64 stored bytes of 16 rows, of which the first 4 * `vectors` exist.
 template <Fmt F>
-inline void unpack_chunk(__m512i v[16], uint8_t* out) {
+inline void unpack_chunk(__m512i v[16], uint8_t* out, int64_t vectors) {
   transpose16(v);
   constexpr int kSigns = Traits<F>::nibbles ? 0x88 : 0x80;
   UNROLL for (int j = 0; j < 16; ++j) {
     if (Traits<F>::is_signed) v[j] = _mm512_xor_si512(v[j], _mm512_set1_epi8(static_cast<char>(kSigns)));
-    _mm512_store_si512(out + j * 64, v[j]);
+    if (j < vectors) _mm512_store_si512(out + j * 64, v[j]);
   }
 }
 
@@ -75,25 +75,34 @@ inline void unpack_levels(const uint8_t* one, const uint8_t* super, const int64_
   else if (rest) some(b, first16(rest), rest);
 }
 
-// Blocks of 32 [begin, begin + count) of rows [row, row + existing); those that a last panel lacks repeat the last one and are
-// not stored.
+// The rows of a panel from `row` on, of which `existing` exist: those that it lacks repeat the last one and are not stored.
+inline void rows_of_panel(int64_t row, int64_t existing, int64_t rows[16]) {
+  for (int64_t r = 0; r < 16; ++r) rows[r] = row + (r < existing ? r : existing - 1);
+}
+
+// Codes of blocks of 32 [begin, begin + count).
+template <Fmt F>
+void unpack_codes(const Matrix<F>& w, const int64_t rows[16], int64_t begin, int64_t count, uint8_t* out) {
+  constexpr int64_t kBytes = Traits<F>::nibbles ? 16 : 32;  // of a block
+  const int64_t end = (begin + count) * kBytes;
+  int64_t at = begin * kBytes;
+  __m512i v[16];
+  for (; at + 64 <= end; at += 64, out += 1024) {
+    UNROLL for (int r = 0; r < 16; ++r) v[r] = _mm512_loadu_si512(w.codes + rows[r] * w.codes_stride + at);
+    unpack_chunk<F>(v, out, 16);
+  }
+  if (at == end) return;
+  UNROLL for (int r = 0; r < 16; ++r) v[r] = _mm512_maskz_loadu_epi8(first64(end - at), w.codes + rows[r] * w.codes_stride + at);
+  unpack_chunk<F>(v, out, (end - at) / 4);
+}
+
+// Blocks of 32 [begin, begin + count) of rows [row, row + existing).
 template <Fmt F>
 void unpack_panel(const Matrix<F>& w, int64_t row, int64_t existing, int64_t begin, int64_t count, const Panel& panel) {
-  constexpr int64_t kBytes = Traits<F>::nibbles ? 16 : 32;  // of a block
   constexpr int64_t kLevels = 32 / Traits<F>::block;
   int64_t rows[16];
-  for (int64_t r = 0; r < 16; ++r) rows[r] = row + (r < existing ? r : existing - 1);
-  uint8_t* out = panel.codes;
-  const auto chunk = [&](int64_t at, const auto& load) __attribute__((always_inline)) {
-    __m512i v[16];
-    UNROLL for (int r = 0; r < 16; ++r) v[r] = load(w.codes + rows[r] * w.codes_stride + at);
-    unpack_chunk<F>(v, out);
-  };
-  int64_t at = begin * kBytes;
-  const int64_t end = at + count * kBytes;
-  for (; at + 64 <= end; at += 64, out += 1024) chunk(at, [](const uint8_t* p) { return _mm512_loadu_si512(p); });
-  const __mmask64 m = first64(end - at);
-  if (m) chunk(at, [m](const uint8_t* p) { return _mm512_maskz_loadu_epi8(m, p); });
+  rows_of_panel(row, existing, rows);
+  unpack_codes<F>(w, rows, begin, count, panel.codes);
   unpack_levels<F>(w.scale, w.super_scale, rows, w, begin * kLevels, count * kLevels, false, panel.scales);
   if constexpr (Traits<F>::has_min)
     unpack_levels<F>(w.min, w.super_min, rows, w, begin * kLevels, count * kLevels, Traits<F>::min_sign < 0, panel.mins);

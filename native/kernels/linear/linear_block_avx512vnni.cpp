@@ -1,6 +1,8 @@
-// Block formats with AVX-512 VNNI: activations to int8, then few tokens by rows, many tokens by panels.
+// Block formats with AVX-512 VNNI: activations to int8; then packed matrices by panels, others few tokens by rows, many by
+// panels unpacked on the way.
 #include "kernels/linear/linear_block_avx512_gemm.h"
 #include "kernels/linear/linear_block_avx512_gemv.h"
+#include "kernels/linear/linear_block_avx512_packed.h"
 #include "kernels/linear/linear_block_avx512_prepare.h"
 #include "kernels/linear/linear_list.h"
 
@@ -23,6 +25,7 @@ void run(const WeightView& view, const float*, int64_t, const void* prepared, in
   const Matrix<F> w(view);
   const uint8_t* x = static_cast<const uint8_t*>(prepared);
   if (tokens >= kGemmTokens<Traits<F>::nibbles>) return gemm<F>(view, x, tokens, out_begin, out_end, y, y_stride, e, scratch);
+  if (view.packed) return packed_gemv<F>(view, x, tokens, out_begin, out_end, y, y_stride, e);
   const PreparedLayout layout(view.in, Traits<F>::nibbles);
   for (int64_t row = out_begin; row < out_end; row += 4)
     gemv_rows<F>(w, row, out_end - row < 4 ? out_end - row : 4, x, layout, tokens, y, y_stride, e);
@@ -31,7 +34,7 @@ void run(const WeightView& view, const float*, int64_t, const void* prepared, in
 template <Fmt F>
 constexpr LinearKernel kernel(const char* name) {
   constexpr bool n = Traits<F>::nibbles;
-  return {name, usable<F>, prepared_bytes_either<n>, prepare<n>, scratch_bytes<F>, run<F>, 16};
+  return {name, usable<F>, prepared_bytes_either<n>, prepare<n>, scratch_bytes<F>, run<F>, kPanelRows, packed_bytes<F>, pack<F>};
 }
 
 constexpr LinearKernel kKernels[] = {

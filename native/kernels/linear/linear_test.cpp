@@ -38,6 +38,21 @@ void run(const LinearKernel& k, const WeightView& w, const float* x, int64_t x_s
   k.run(w, x, x_stride, prepared.p, tokens, begin, end, y, y_stride, e, scratch.p);
 }
 
+// A weight with what the kernel packed of it, in two parts; the stored pieces are taken away.
+struct Packed {
+  WeightView view;
+  Aligned memory;
+  Packed(const LinearKernel& k, const WeightView& w) : view(w), memory(k.packed_bytes(w)) {
+    const int64_t middle = w.out / 2 / k.out_multiple * k.out_multiple;
+    k.pack(w, 0, middle, memory.p);
+    k.pack(w, middle, w.out, memory.p);
+    view.packed = memory.p;
+    view.codes = nullptr;
+    view.scale = view.min = nullptr;
+    view.super_scale = view.super_min = nullptr;
+  }
+};
+
 // Activations as the kernels see them, by the definition of linear_prepared.h.
 std::vector<double> quantised(const float* x, int64_t n) {
   std::vector<double> q(static_cast<size_t>(n));
@@ -51,8 +66,8 @@ std::vector<double> quantised(const float* x, int64_t n) {
   return q;
 }
 
-void check(const LinearKernel& k, const TestWeight& weight, const Problem& p, bool epilogue) {
-  const WeightView& w = weight.view;
+// `w`: the weight as it is stored, or packed.
+void check(const LinearKernel& k, const TestWeight& weight, const WeightView& w, const Problem& p, bool epilogue) {
   const int64_t x_stride = p.in + 3, y_stride = p.out + 5;
   std::vector<float> x = random_floats(p.tokens * x_stride, 7);
   for (int64_t i = 0; i < std::min<int64_t>(p.in, 32); ++i) x[static_cast<size_t>(i)] = 0;  // a block of zeros
@@ -107,9 +122,8 @@ void check(const LinearKernel& k, const TestWeight& weight, const Problem& p, bo
   if (std::getenv("DATONG_TEST_VERBOSE")) std::printf("%-20s %g of the bound\n", k.name, worst_ratio);
 }
 
-// A token's result does not depend on its neighbours: the same bits whatever the batch (docs/adr/0027).
-void check_batching(const LinearKernel& k, const TestWeight& weight) {
-  const WeightView& w = weight.view;
+// A token's result depends neither on its neighbours nor on packing: the same bits whatever the batch (docs/adr/0027).
+void check_batching(const LinearKernel& k, const WeightView& w) {
   const int64_t tokens = 37;
   const std::vector<float> x = random_floats(tokens * w.in, 11);
   std::vector<float> all(static_cast<size_t>(tokens * w.out)), one(all.size());
@@ -120,6 +134,12 @@ void check_batching(const LinearKernel& k, const TestWeight& weight) {
   int64_t other = 0;
   for (size_t i = 0; i < all.size(); ++i) other += std::memcmp(&all[i], &one[i], 4) != 0;
   CHECK(other == 0, "%s: %lld of %zu results have other bits with 37 tokens at once than one by one", k.name, (long long)other, all.size());
+  if (!k.pack) return;
+  const Packed packed(k, w);
+  for (int64_t n : {1, 2, 3, 4, 5, 37}) {
+    run(k, packed.view, x.data(), w.in, n, 0, w.out, one.data(), w.out, none);
+    CHECK(std::memcmp(one.data(), all.data(), static_cast<size_t>(n * w.out) * 4) == 0, "%s: packed, %lld tokens have other bits", k.name, (long long)n);
+  }
 }
 
 // What is not finite is not hidden.
@@ -160,9 +180,13 @@ int main(int argc, char** argv) {
         if (!kernel.usable(cpu, weight.view)) continue;
         ++tested;
         reference |= (weight.view.tile || std::strstr(kernel.name, format)) && std::strstr(kernel.name, "_ref");
-        check(kernel, weight, p, false);
-        check(kernel, weight, p, true);
-        if (p.in == 512) check_batching(kernel, weight);
+        check(kernel, weight, weight.view, p, false);
+        check(kernel, weight, weight.view, p, true);
+        if (kernel.pack) {
+          const Packed packed(kernel, weight.view);
+          check(kernel, weight, packed.view, p, true);
+        }
+        if (p.in % 512 == 0) check_batching(kernel, weight.view);
         if (p.in == 512) check_not_finite(kernel, weight, std::nanf(""));
         if (p.in == 512) check_not_finite(kernel, weight, INFINITY);
       }

@@ -1,0 +1,201 @@
+// AVX-512 VNNI: a matrix packed once, when it is loaded, into panels of 16 rows; and few tokens on it. Included by one file
+// only.
+//
+// The rows of a panel meet in the lanes of a vector, so an activation is broadcast, nothing has to be added up across lanes,
+// and one vector of scales serves 16 rows. A panel is one stretch of memory, panels follow one another:
+//
+//   codes        as in linear_block_avx512_unpack.h, signed ones shifted to unsigned: a block is 256 or 512 bytes
+//   scale, min   [weight blocks][16 rows] as stored: f16, or u8 or i8 below a super block
+//   super_*      [super blocks][16 rows] f16
+//
+// 1 token, 2 threads, Zen 5, medians, GB/s of packed bytes: see bench/results/linear-*.csv.
+#pragma once
+
+#include "kernels/linear/linear_block_avx512_gemv.h"
+#include "kernels/linear/linear_block_avx512_unpack.h"
+
+namespace datong {
+namespace {
+
+constexpr int64_t kPanelRows = 16;
+constexpr int64_t kPackedAhead = 8192;  // bytes that few tokens fetch ahead, over the end of a panel
+
+template <Fmt F>
+struct PackedLayout {
+  static constexpr int64_t kBlockCodes = Traits<F>::nibbles ? 256 : 512;  // of 32 columns
+  static constexpr int64_t kLevel = Traits<F>::two_level ? 1 : 2;         // bytes of a scale or min
+  static constexpr int64_t kPerBlock = 32 / Traits<F>::block;             // scales to 32 columns
+  static constexpr int64_t kSuper = Traits<F>::super / Traits<F>::block;  // scales to a super block
+  int64_t blocks;                                                         // of 32
+  int64_t scale, min, super_scale, super_min, size;                       // offsets in a panel, its bytes
+
+  explicit PackedLayout(int64_t in) : blocks(in / kBlock) {
+    const int64_t level_bytes = blocks * kPerBlock * kPanelRows * kLevel;
+    const int64_t super_bytes = Traits<F>::two_level ? in / Traits<F>::super * kPanelRows * 2 : 0;
+    scale = blocks * kBlockCodes;
+    min = scale + level_bytes;
+    super_scale = min + (Traits<F>::has_min ? level_bytes : 0);
+    super_min = super_scale + super_bytes;
+    size = round_up(super_min + (Traits<F>::has_min ? super_bytes : 0), 64);
+  }
+};
+
+template <Fmt F>
+size_t packed_bytes(const WeightView& w) {
+  return static_cast<size_t>((w.out + kPanelRows - 1) / kPanelRows * PackedLayout<F>(w.in).size);
+}
+
+// [count] of Size bytes, of each row -> [count][16 rows].
+template <int64_t Size>
+inline void pack_levels(const uint8_t* from, int64_t stride, const int64_t rows[16], int64_t count, uint8_t* to) {
+  for (int64_t r = 0; r < kPanelRows; ++r)
+    for (int64_t i = 0; i < count; ++i) memcpy(to + (i * kPanelRows + r) * Size, from + rows[r] * stride + i * Size, Size);
+}
+
+// Rows [row_begin, row_end) of w to their panels; row_begin is a multiple of 16, row_end too, or w.out.
+template <Fmt F>
+void pack(const WeightView& view, int64_t row_begin, int64_t row_end, uint8_t* packed) {
+  const Matrix<F> w(view);
+  const PackedLayout<F> l(view.in);
+  for (int64_t row = row_begin; row < row_end; row += kPanelRows) {
+    uint8_t* panel = packed + row / kPanelRows * l.size;
+    int64_t rows[kPanelRows];
+    rows_of_panel(row, row_end - row < kPanelRows ? row_end - row : kPanelRows, rows);
+    unpack_codes<F>(w, rows, 0, l.blocks, panel);
+    pack_levels<l.kLevel>(w.scale, w.scale_stride, rows, w.blocks, panel + l.scale);
+    if constexpr (Traits<F>::has_min) pack_levels<l.kLevel>(w.min, w.scale_stride, rows, w.blocks, panel + l.min);
+    if constexpr (Traits<F>::two_level) {
+      pack_levels<2>(w.super_scale, w.super_stride, rows, w.super_stride / 2, panel + l.super_scale);
+      if constexpr (Traits<F>::has_min) pack_levels<2>(w.super_min, w.super_stride, rows, w.super_stride / 2, panel + l.super_min);
+    }
+  }
+}
+
+// Of weight block b and 16 rows: a scale or min, both levels multiplied.
+template <Fmt F>
+inline __m512 packed_level(const uint8_t* one, const uint8_t* super, int64_t b) {
+  if constexpr (!Traits<F>::two_level) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(one + b * 32)));
+  } else {
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(one + b * 16));
+    const __m512i wide = F == Fmt::q6_k ? _mm512_cvtepi8_epi32(codes) : _mm512_cvtepu8_epi32(codes);
+    const __m256i d = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(super + b / PackedLayout<F>::kSuper * 32));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(wide), _mm512_cvtph_ps(d));
+  }
+}
+
+// Scales and mins of blocks of 32 [begin, begin + count) as tiles want them.
+template <Fmt F>
+void packed_levels(const uint8_t* panel, const PackedLayout<F>& l, int64_t begin, int64_t count, const Panel& out) {
+  const int64_t first = begin * l.kPerBlock, n = count * l.kPerBlock;
+  const __m512i sign = _mm512_set1_epi32(Traits<F>::min_sign < 0 ? INT32_MIN : 0);
+  for (int64_t i = 0; i < n; ++i)
+    _mm512_store_ps(out.scales + 16 * i, packed_level<F>(panel + l.scale, panel + l.super_scale, first + i));
+  if constexpr (Traits<F>::has_min) {
+    for (int64_t i = 0; i < n; ++i) {
+      const __m512 min = packed_level<F>(panel + l.min, panel + l.super_min, first + i);
+      _mm512_store_si512(out.mins + 16 * i, _mm512_xor_si512(_mm512_castps_si512(min), sign));
+    }
+  }
+}
+
+inline __m512i dword(const void* p) {
+  int32_t v;
+  memcpy(&v, p, 4);
+  return _mm512_set1_epi32(v);
+}
+
+// What the products of weight block b start from: bytes have a bias for each 16.
+template <Fmt F>
+inline __m512i packed_bias(const Token& x, int64_t b) {
+  if constexpr (!Traits<F>::is_signed) return _mm512_setzero_si512();
+  else if constexpr (Traits<F>::nibbles || Traits<F>::block == 16) return _mm512_set1_epi32(x.bias[b]);
+  else return _mm512_set1_epi32(x.bias[2 * b] + x.bias[2 * b + 1]);
+}
+
+// acc[t] += weight block b of 16 rows, as linear_formats.h says.
+template <Fmt F, int T>
+inline void packed_block(__m512 acc[T], const uint8_t* panel, const PackedLayout<F>& l, const Token x[T], int64_t b) {
+  constexpr int64_t kCodes = PackedLayout<F>::kBlockCodes / PackedLayout<F>::kPerBlock;
+  const uint8_t* codes = panel + b * kCodes;
+  __m512i d[T];
+  UNROLL for (int t = 0; t < T; ++t) d[t] = packed_bias<F>(x[t], b);
+  if constexpr (Traits<F>::nibbles) {
+    const __m512i low = _mm512_set1_epi8(15);
+    const int64_t at = b / 4 * 128 + b % 4 * 16;
+    UNROLL for (int j = 0; j < 4; ++j) {
+      const __m512i both = _mm512_load_si512(codes + j * 64);
+      const __m512i even = _mm512_and_si512(both, low), odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+      UNROLL for (int t = 0; t < T; ++t) {
+        d[t] = _mm512_dpbusd_epi32(d[t], even, dword(x[t].codes + at + 4 * j));
+        d[t] = _mm512_dpbusd_epi32(d[t], odd, dword(x[t].codes + at + 64 + 4 * j));
+      }
+    }
+  } else {
+    UNROLL for (int j = 0; j < Traits<F>::block / 4; ++j) {
+      const __m512i w = _mm512_load_si512(codes + j * 64);
+      UNROLL for (int t = 0; t < T; ++t)
+        d[t] = _mm512_dpbusd_epi32(d[t], w, dword(x[t].codes + b * Traits<F>::block + 4 * j));
+    }
+  }
+  const __m512 scale = packed_level<F>(panel + l.scale, panel + l.super_scale, b);
+  const int64_t activation = b / PackedLayout<F>::kPerBlock;
+  UNROLL for (int t = 0; t < T; ++t)
+    acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[t]), _mm512_mul_ps(scale, _mm512_set1_ps(x[t].scale[activation])), acc[t]);
+  if constexpr (Traits<F>::has_min) {
+    const __m512 min = packed_level<F>(panel + l.min, panel + l.super_min, b);
+    UNROLL for (int t = 0; t < T; ++t)
+      acc[t] = add_min<F>(acc[t], min, _mm512_set1_ps(x[t].sums[activation]));
+  }
+}
+
+// Rows [row, row + count) of one panel, for T tokens.
+template <Fmt F, int T>
+[[gnu::noinline]] void packed_tile(const uint8_t* panel, const PackedLayout<F>& l, int64_t row, int64_t count,
+                                   const uint8_t* prepared, const PreparedLayout& layout, float* y, int64_t y_stride, const Epilogue& e) {
+  Token x[T];
+  UNROLL for (int t = 0; t < T; ++t) x[t] = Token(prepared + t * layout.size, layout);
+  const int64_t blocks = l.blocks * l.kPerBlock, each = l.size / blocks;  // bytes to a weight block
+  const uint8_t* ahead = panel + kPackedAhead;
+  __m512 acc[4][T];  // by block % 4
+  UNROLL for (int i = 0; i < 4; ++i) {
+    UNROLL for (int t = 0; t < T; ++t) acc[i][t] = _mm512_setzero_ps();
+  }
+  const auto block = [&](int64_t b, __m512 sums[T]) __attribute__((always_inline)) {
+    constexpr int64_t kLines = (PackedLayout<F>::kBlockCodes + 64) / PackedLayout<F>::kPerBlock / 64;
+    UNROLL for (int i = 0; i < kLines; ++i) _mm_prefetch(ahead + 64 * i, _MM_HINT_NTA);
+    ahead += each;
+    packed_block<F, T>(sums, panel, l, x, b);
+  };
+  int64_t b = 0;
+  for (; b + 4 <= blocks; b += 4) {
+    UNROLL for (int i = 0; i < 4; ++i) block(b + i, acc[i]);
+  }
+  UNROLL for (int i = 0; i < 3; ++i)
+    if (b + i < blocks) block(b + i, acc[i]);
+  UNROLL for (int t = 0; t < T; ++t) {
+    const __m512 sum = _mm512_add_ps(_mm512_add_ps(_mm512_add_ps(acc[0][t], acc[1][t]), acc[2][t]), acc[3][t]);
+    store16(sum, first16(count), t, row, y, y_stride, e);
+  }
+}
+
+// Outputs [out_begin, out_end) for 1 to 4 tokens.
+template <Fmt F>
+void packed_gemv(const WeightView& view, const uint8_t* prepared, int64_t tokens, int64_t out_begin, int64_t out_end, float* y,
+                 int64_t y_stride, const Epilogue& e) {
+  const PackedLayout<F> l(view.in);
+  const PreparedLayout layout(view.in, Traits<F>::nibbles);
+  for (int64_t row = out_begin; row < out_end; row += kPanelRows) {
+    const uint8_t* panel = view.packed + row / kPanelRows * l.size;
+    const int64_t count = out_end - row < kPanelRows ? out_end - row : kPanelRows;
+    switch (tokens) {
+      case 1: packed_tile<F, 1>(panel, l, row, count, prepared, layout, y, y_stride, e); break;
+      case 2: packed_tile<F, 2>(panel, l, row, count, prepared, layout, y, y_stride, e); break;
+      case 3: packed_tile<F, 3>(panel, l, row, count, prepared, layout, y, y_stride, e); break;
+      default: packed_tile<F, 4>(panel, l, row, count, prepared, layout, y, y_stride, e); break;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace datong
