@@ -105,12 +105,34 @@ inline __m512i dword(const void* p) {
   return _mm512_set1_epi32(v);
 }
 
-// What the products of weight block b start from: bytes have a bias for each 16.
+// Group g of a block of 32 columns, as bytes.
+template <bool kNibbles>
+inline __m512i group_codes(const uint8_t* codes, int g) {
+  if constexpr (!kNibbles) return _mm512_load_si512(codes + g * 64);
+  const __m512i both = _mm512_srl_epi16(_mm512_load_si512(codes + g / 2 * 64), _mm_cvtsi32_si128(g % 2 * 4));
+  return _mm512_and_si512(both, _mm512_set1_epi8(15));
+}
+
+// 64 times the products of a group with its e.
+inline __m512i times_extra(__m512i codes, const void* extra) {
+  return _mm512_slli_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, dword(extra)), 6);
+}
+
+// What the products of weight block b start from: the bias, of bytes there is one for each 16, and the outlier's excess.
+// codes: of the block of 32.
 template <Fmt F>
-inline __m512i packed_bias(const Token& x, int64_t b) {
-  if constexpr (!Traits<F>::is_signed) return _mm512_setzero_si512();
-  else if constexpr (Traits<F>::nibbles || Traits<F>::block == 16) return _mm512_set1_epi32(x.bias[b]);
-  else return _mm512_set1_epi32(x.bias[2 * b] + x.bias[2 * b + 1]);
+inline __m512i packed_start(const Token& x, const uint8_t* codes, int64_t b) {
+  constexpr int kGroups = Traits<F>::block / 4;
+  const int64_t wide = b / PackedLayout<F>::kPerBlock;  // block of 32
+  const int first = static_cast<int>(b - wide * PackedLayout<F>::kPerBlock) * kGroups, g = x.group[wide];
+  __m512i d = _mm512_setzero_si512();
+  if constexpr (Traits<F>::is_signed) {
+    if constexpr (Traits<F>::nibbles || Traits<F>::block == 16) d = _mm512_set1_epi32(x.bias[b]);
+    else d = _mm512_set1_epi32(x.bias[2 * b] + x.bias[2 * b + 1]);
+  }
+  if (g >= first && g < first + kGroups) [[unlikely]]
+    d = _mm512_add_epi32(d, times_extra(group_codes<Traits<F>::nibbles>(codes, g), x.extra + wide));
+  return d;
 }
 
 // acc[t] += weight block b of 16 rows, as linear_formats.h says.
@@ -119,7 +141,7 @@ inline void packed_block(__m512 acc[T], const uint8_t* panel, const PackedLayout
   constexpr int64_t kCodes = PackedLayout<F>::kBlockCodes / PackedLayout<F>::kPerBlock;
   const uint8_t* codes = panel + b * kCodes;
   __m512i d[T];
-  UNROLL for (int t = 0; t < T; ++t) d[t] = packed_bias<F>(x[t], b);
+  UNROLL for (int t = 0; t < T; ++t) d[t] = packed_start<F>(x[t], panel + b / PackedLayout<F>::kPerBlock * PackedLayout<F>::kBlockCodes, b);
   if constexpr (Traits<F>::nibbles) {
     const __m512i low = _mm512_set1_epi8(15);
     const int64_t at = b / 4 * 128 + b % 4 * 16;
@@ -152,7 +174,7 @@ inline void packed_block(__m512 acc[T], const uint8_t* panel, const PackedLayout
 // Rows [row, row + count) of one panel, for T tokens.
 template <Fmt F, int T>
 [[gnu::noinline]] void packed_tile(const uint8_t* panel, const PackedLayout<F>& l, int64_t row, int64_t count,
-                                   const uint8_t* prepared, const PreparedLayout& layout, float* y, int64_t y_stride, const Epilogue& e) {
+                                   const uint8_t* prepared, const OutlierLayout& layout, float* y, int64_t y_stride, const Epilogue& e) {
   Token x[T];
   UNROLL for (int t = 0; t < T; ++t) x[t] = Token(prepared + t * layout.size, layout);
   const int64_t blocks = l.blocks * l.kPerBlock, each = l.size / blocks;  // bytes to a weight block
@@ -184,7 +206,7 @@ template <Fmt F>
 void packed_gemv(const WeightView& view, const uint8_t* prepared, int64_t tokens, int64_t out_begin, int64_t out_end, float* y,
                  int64_t y_stride, const Epilogue& e) {
   const PackedLayout<F> l(view.in);
-  const PreparedLayout layout(view.in, Traits<F>::nibbles);
+  const OutlierLayout layout(view.in, Traits<F>::nibbles);
   for (int64_t row = out_begin; row < out_end; row += kPanelRows) {
     const uint8_t* panel = view.packed + row / kPanelRows * l.size;
     const int64_t count = out_end - row < kPanelRows ? out_end - row : kPanelRows;

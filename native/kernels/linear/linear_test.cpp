@@ -30,7 +30,7 @@ void run(const LinearKernel& k, const WeightView& w, const float* x, int64_t x_s
   const size_t per_token = k.prepared_bytes(w.in);
   CHECK(per_token % 64 == 0, "%s prepares %zu bytes", k.name, per_token);
   Aligned prepared(per_token * static_cast<size_t>(room));
-  std::memset(prepared.p, 0xff, per_token * static_cast<size_t>(room));
+  std::memset(prepared.p, end % 2 ? 0xff : 0x85, per_token * static_cast<size_t>(room));
   if (per_token)
     for (int64_t t = 0; t < tokens; t += kPrepareRows)
       k.prepare(x, x_stride, w.in, t, std::min(t + kPrepareRows, tokens), prepared.p);
@@ -53,15 +53,37 @@ struct Packed {
   }
 };
 
-// Activations as the kernels see them, by the definition of linear_prepared.h.
-std::vector<double> quantised(const float* x, int64_t n) {
+// The four codes that are multiplied together with element i: of nibble formats the even or the odd ones of eight.
+int64_t group_of(int64_t i, bool nibbles) { return nibbles ? i / 8 * 2 + i % 2 : i / 4; }
+
+// Activations as the kernels see them, by the definitions of linear_prepared.h and, with `outliers`, of
+// linear_block_avx512_prepare.h. `steps`: what the values of each block are multiples of.
+std::vector<double> quantised(const float* x, int64_t n, bool outliers, bool nibbles, std::vector<float>& steps) {
   std::vector<double> q(static_cast<size_t>(n));
+  steps.clear();
+  float lanes[4] = {0, 0, 0, 0};
   for (int64_t b = 0; b < n; b += 32) {
     float top = 0;
     for (int64_t i = b; i < b + 32; ++i) top = std::max(top, std::fabs(x[i]));
-    const float inverse = top > 1e-35f ? 127.0f / top : 0.0f;
+    lanes[b / 32 % 4] += top;
+  }
+  const float limit = 2.0f * (((lanes[0] + lanes[2]) + (lanes[1] + lanes[3])) / static_cast<float>(n / 32));
+  for (int64_t b = 0; b < n; b += 32) {
+    int64_t largest = b;
     for (int64_t i = b; i < b + 32; ++i)
-      q[static_cast<size_t>(i)] = double(std::nearbyint(x[i] * inverse)) * (top > 1e-35f ? top / 127.0f : 0.0f);
+      if (std::fabs(x[i]) > std::fabs(x[largest])) largest = i;
+    const float top = std::fabs(x[largest]);
+    float rest = 0;
+    for (int64_t i = b; i < b + 32; ++i)
+      if (group_of(i, nibbles) != group_of(largest, nibbles)) rest = std::max(rest, std::fabs(x[i]));
+    float step = top / 127.0f, inverse = 127.0f / top;
+    if (outliers && top - rest > limit) {
+      step = std::max(rest / 127.0f, top / 8191.5f);
+      inverse = std::min(127.0f / rest, 8191.5f / top);
+    }
+    if (!(top > 1e-35f)) step = inverse = 0;
+    steps.push_back(step);
+    for (int64_t i = b; i < b + 32; ++i) q[static_cast<size_t>(i)] = double(std::nearbyint(x[i] * inverse)) * step;
   }
   return q;
 }
@@ -71,6 +93,11 @@ void check(const LinearKernel& k, const TestWeight& weight, const WeightView& w,
   const int64_t x_stride = p.in + 3, y_stride = p.out + 5;
   std::vector<float> x = random_floats(p.tokens * x_stride, 7);
   for (int64_t i = 0; i < std::min<int64_t>(p.in, 32); ++i) x[static_cast<size_t>(i)] = 0;  // a block of zeros
+  const bool quantises = w.block > 0 && !w.tile && std::strstr(k.name, "exact") == nullptr;
+  for (int64_t t = 0; quantises && t < p.tokens; ++t) {  // outliers in every second block, of neighbours often in one place
+    for (int64_t b = 32 + t % 2 * 32; b + 32 <= p.in; b += 64)
+      x[static_cast<size_t>(t * x_stride + b + (t % 3 ? 7 : (b / 32 * 11 + t) % 32))] *= t % 5 ? 40.0f : 4000.0f;
+  }
   const std::vector<float> bias = random_floats(p.out, 8), residual = random_floats(p.tokens * (p.out + 1), 9);
   const Epilogue e = epilogue ? Epilogue{bias.data(), residual.data(), p.out + 1} : Epilogue{nullptr, nullptr, 0};
   Guarded y(p.tokens * y_stride);
@@ -83,11 +110,13 @@ void check(const LinearKernel& k, const TestWeight& weight, const WeightView& w,
 
   const std::vector<double> dense = weight.dense();
   const bool rounds_x = std::strstr(k.name, "avx512bf16") != nullptr;  // activations rounded to bf16
-  const bool quantises = w.block > 0 && !w.tile && std::strstr(k.name, "exact") == nullptr;
+  const bool outliers = std::strstr(k.name, "avx512vnni") != nullptr;
+  const bool nibbles = w.codes_dtype == DT_I4 || w.codes_dtype == DT_U4;
+  std::vector<float> steps;
   double worst_ratio = 0;
   for (int64_t t = 0; t < p.tokens; ++t) {
     const float* a = x.data() + t * x_stride;
-    const std::vector<double> q = quantises ? quantised(a, p.in) : std::vector<double>(a, a + p.in);
+    const std::vector<double> q = quantises ? quantised(a, p.in, outliers, nibbles, steps) : std::vector<double>(a, a + p.in);
     for (int64_t o = 0; o < p.out; ++o) {
       double seen = 0, exact = 0, size = 0, bound = 0;
       for (int64_t i = 0; i < p.in; ++i) {
@@ -98,13 +127,9 @@ void check(const LinearKernel& k, const TestWeight& weight, const WeightView& w,
       }
       // Quantising x moves each element by at most half a step.
       for (int64_t b = 0; quantises && b < p.in; b += 32) {
-        float top = 0;
         double sum = 0;
-        for (int64_t i = b; i < b + 32; ++i) {
-          top = std::max(top, std::fabs(a[i]));
-          sum += std::fabs(dense[static_cast<size_t>(o * p.in + i)]);
-        }
-        bound += 0.501 * top / 127 * sum;
+        for (int64_t i = b; i < b + 32; ++i) sum += std::fabs(dense[static_cast<size_t>(o * p.in + i)]);
+        bound += 0.501 * steps[static_cast<size_t>(b / 32)] * sum;
       }
       double add = 0;
       if (e.bias) add = double(e.bias[o]) + e.residual[t * e.residual_stride + o];
