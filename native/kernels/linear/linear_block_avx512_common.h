@@ -11,7 +11,7 @@ namespace {
 
 #define UNROLL _Pragma("GCC unroll 32")
 
-constexpr float kOutlier = 1.5f;      // see linear_block_avx512_prepare.h
+constexpr float kOutlier = 1.5f;  // see linear_block_avx512_prepare.h
 constexpr uint8_t kNoGroup = 0xff;
 
 struct OutlierLayout : PreparedLayout {

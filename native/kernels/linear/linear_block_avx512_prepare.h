@@ -135,10 +135,12 @@ inline Tops tops_at(const float* x, int64_t count) {
 }
 
 template <bool kNibbles>
-inline void find_tops(const float* x, int64_t in, RowTops& row) {
+inline void find_tops(const float* x, const float* later, int64_t in, RowTops& row) {
   __m128 sum = _mm_setzero_ps();
   for (int64_t i = 0; 128 * i < in; ++i) {
     const Tops t = tops_at<kNibbles>(x + 128 * i, in - 128 * i);
+    // Rows that follow may lie in another core's cache, which wrote them.
+    UNROLL for (int k = 0; k < 8; ++k) _mm_prefetch(later + 128 * i + 16 * k, _MM_HINT_T0);
     if (i < RowTops::kKept) row.kept[i] = t;
     sum = _mm_add_ps(sum, t.top);
   }
@@ -205,15 +207,13 @@ inline __m512i split_fours(__m512i codes) {
   return _mm512_shuffle_epi8(codes, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)));
 }
 
-// The group of each of four blocks, and its e.
+// The group of each of four blocks, and its e. By reference: what is stored by bytes and read by words makes a processor wait.
 struct Groups {
   uint8_t group[4];
   uint32_t extra[4];
 };
 template <bool kNibbles>
-inline Groups groups_of(const Four& f) {
-  Groups g{{kNoGroup, kNoGroup, kNoGroup, kNoGroup}, {0, 0, 0, 0}};
-  if (!f.outliers) return g;
+[[gnu::noinline]] void find_groups(const Four& f, Groups& g) {
   alignas(64) uint32_t fours[32];
   __mmask16 there[2];
   UNROLL for (int i = 0; i < 2; ++i) {
@@ -224,18 +224,17 @@ inline Groups groups_of(const Four& f) {
   const uint32_t all = there[0] | static_cast<uint32_t>(there[1]) << 16;
   for (int b = 0; b < 4; ++b) {
     const uint32_t mine = all >> 8 * b & 255;
-    if (!mine) continue;
-    g.group[b] = static_cast<uint8_t>(__builtin_ctz(mine));
-    g.extra[b] = fours[8 * b + g.group[b]];
+    g.group[b] = mine ? static_cast<uint8_t>(__builtin_ctz(mine)) : kNoGroup;
+    g.extra[b] = mine ? fours[8 * b + g.group[b]] : 0;
   }
-  return g;
 }
 
 inline __m128i minus_shifted(__m128i v, int bits) { return _mm_sub_epi32(_mm_setzero_si128(), _mm_slli_epi32(v, bits)); }
 
 template <bool kNibbles>
 inline void store_plain(const Four& f, int64_t b, const OutlierLayout& layout, uint8_t* out) {
-  const Groups g = groups_of<kNibbles>(f);
+  Groups g{{kNoGroup, kNoGroup, kNoGroup, kNoGroup}, {0, 0, 0, 0}};
+  if (f.outliers) find_groups<kNibbles>(f, g);
   memcpy(out + layout.extra + 4 * b, g.extra, 16);
   memcpy(out + layout.group + b, g.group, 4);
   _mm_storeu_ps(reinterpret_cast<float*>(out + layout.scale) + b, f.scale);
@@ -259,26 +258,28 @@ inline void store_plain(const Four& f, int64_t b, const OutlierLayout& layout, u
 // `out`: the token's codes in the half group. Only the first `blocks` of the four exist.
 template <bool kNibbles>
 inline void store_interleaved(const Four& f, int64_t blocks, int64_t token, uint8_t* out) {
-  alignas(16) uint32_t words[6][4];  // scale, sums, extra, bias; of bytes also the bias of each half
-  const Groups g = groups_of<kNibbles>(f);
+  alignas(16) uint32_t words[5][4];  // scale, sums, bias; of bytes also the bias of each half
+  Groups g;
+  if (f.outliers) find_groups<kNibbles>(f, g);
   __m512i codes[2];
   UNROLL for (int i = 0; i < 2; ++i) codes[i] = kNibbles ? split_fours(f.codes[i]) : f.codes[i];
   const auto word = [&](int k) { return reinterpret_cast<__m128i*>(words[k]); };
   _mm_store_si128(word(0), _mm_castps_si128(f.scale));
   _mm_store_si128(word(1), _mm_castps_si128(f.sums));
-  memcpy(words[2], g.extra, 16);
-  _mm_store_si128(word(3), minus_shifted(_mm_add_epi32(f.first, f.second), kNibbles ? 3 : 7));
+  _mm_store_si128(word(2), minus_shifted(_mm_add_epi32(f.first, f.second), kNibbles ? 3 : 7));
   if constexpr (!kNibbles) {
-    _mm_store_si128(word(4), minus_shifted(f.first, 7));
-    _mm_store_si128(word(5), minus_shifted(f.second, 7));
+    _mm_store_si128(word(3), minus_shifted(f.first, 7));
+    _mm_store_si128(word(4), minus_shifted(f.second, 7));
   }
-  constexpr int64_t kAt[6] = {kScaleAt, kSumsAt, kExtraAt, kBiasAt, kBiasAt + 32, kBiasAt + 64};
+  constexpr int64_t kAt[5] = {kScaleAt, kSumsAt, kBiasAt, kBiasAt + 32, kBiasAt + 64};
   UNROLL for (int64_t b = 0; b < 4; ++b) {
     if (b == blocks) return;
     const __m256i half = b % 2 ? _mm512_extracti64x4_epi64(codes[b / 2], 1) : _mm512_castsi512_si256(codes[b / 2]);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + token * 32), half);
-    UNROLL for (int k = 0; k < (kNibbles ? 4 : 6); ++k) memcpy(out + kAt[k] + 4 * token, &words[k][b], 4);
-    out[kGroupAt + token / 4 * 16 + token % 4] = g.group[b];
+    UNROLL for (int k = 0; k < (kNibbles ? 3 : 5); ++k) memcpy(out + kAt[k] + 4 * token, &words[k][b], 4);
+    const uint32_t extra = f.outliers ? g.extra[b] : 0;
+    memcpy(out + kExtraAt + 4 * token, &extra, 4);
+    out[kGroupAt + token / 4 * 16 + token % 4] = f.outliers ? g.group[b] : kNoGroup;
     out += kEight<kNibbles>;
   }
 }
@@ -292,11 +293,9 @@ void prepare(const float* x, int64_t x_stride, int64_t in, int64_t row_begin, in
     uint8_t* out = interleaved ? base + t / 8 * half_group_bytes<kNibbles>(in) : base + t * layout.size;
     const float* const values = x + t * x_stride;
     RowTops tops;
-    find_tops<kNibbles>(values, in, tops);
+    find_tops<kNibbles>(values, values + 2 * x_stride, in, tops);
     int64_t b = 0;
     for (; b < layout.blocks; b += 4) {
-      // The next row may lie in another core's cache, which wrote it.
-      UNROLL for (int i = 0; i < 8; ++i) _mm_prefetch(values + x_stride + b * 32 + 16 * i, _MM_HINT_T0);
       const Tops top = b / 4 < RowTops::kKept ? tops.kept[b / 4] : tops_at<kNibbles>(values + b * 32, in - b * 32);
       const Four f = quantise4(values + b * 32, in - b * 32, top, tops.limit);
       if (interleaved) store_interleaved<kNibbles>(f, layout.blocks - b < 4 ? layout.blocks - b : 4, t % 8, out + b * kEight<kNibbles>);

@@ -67,7 +67,7 @@ std::vector<double> quantised(const float* x, int64_t n, bool outliers, bool nib
     for (int64_t i = b; i < b + 32; ++i) top = std::max(top, std::fabs(x[i]));
     lanes[b / 32 % 4] += top;
   }
-  const float limit = 2.0f * (((lanes[0] + lanes[2]) + (lanes[1] + lanes[3])) / static_cast<float>(n / 32));
+  const float limit = 1.5f * (((lanes[0] + lanes[2]) + (lanes[1] + lanes[3])) / static_cast<float>(n / 32));
   for (int64_t b = 0; b < n; b += 32) {
     int64_t largest = b;
     for (int64_t i = b; i < b + 32; ++i)
