@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -18,6 +19,7 @@ namespace datong {
 namespace {
 
 constexpr const char* kVersion = "datong packed weights 1";  // of the file and of the kernels' layouts: raise it with either
+constexpr const char* kTemporary = ".packing-";  // and six letters
 constexpr int64_t kLeast = 1 << 20;  // bytes below which a file is not worth it
 constexpr int64_t kJob = 1 << 20;    // bytes that a thread packs at a time: as much is in memory twice
 
@@ -70,10 +72,15 @@ bool is_stale(const std::filesystem::path& path) {
   return stale;
 }
 
+// Also what a process that was killed left half written.
 void remove_stale(const std::string& directory) {
+  namespace fs = std::filesystem;
   std::error_code failed;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, failed))
-    if (entry.path().extension() == ".packed" && is_stale(entry.path())) std::filesystem::remove(entry.path(), failed);
+  const auto yesterday = fs::file_time_type::clock::now() - std::chrono::hours(24);
+  for (const auto& entry : fs::directory_iterator(directory, failed)) {
+    const bool half = entry.path().filename().string().rfind(kTemporary, 0) == 0 && entry.last_write_time(failed) < yesterday;
+    if (half || (entry.path().extension() == ".packed" && is_stale(entry.path()))) fs::remove(entry.path(), failed);
+  }
 }
 
 struct AlignedDelete {
@@ -156,7 +163,7 @@ bool PackedWeights::write(const std::string& directory, const std::string& path,
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   remove_stale(directory);
-  std::string temporary = directory + "/.packing-XXXXXX";
+  std::string temporary = directory + "/" + kTemporary + "XXXXXX";
   const int file = ::mkstemp(temporary.data());
   if (file < 0) return false;
   std::atomic<bool> failed{::ftruncate(file, data_offset(key) + bytes_) != 0};

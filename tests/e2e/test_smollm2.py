@@ -88,12 +88,11 @@ import json, re, sys
 import datong
 model = datong.load("smollm2", device="cpu", context=256)
 answer = model.generate("The capital of France is", max_tokens=8, temperature=0)
-entry = re.compile(r"model.safetensors")
 private = shared = 0
 weights = False
 for line in open("/proc/self/smaps"):
     if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-        weights = line.rstrip().endswith("model.safetensors")
+        weights = line.rstrip().endswith(("model.safetensors", ".packed"))
     elif weights and line.startswith(("Private_Dirty", "Anonymous")):
         private += int(line.split()[1])
     elif weights and line.startswith("Rss"):

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-ASK = {"model": "tiny", "prompt": "The quick", "max_tokens": 5}
+ASK = {"model": "tiny", "prompt": "The quick", "max_tokens": 5, "temperature": 0}
 
 
 def test_tls(serve: Callable[..., Any], package_template: Path, tmp_path: Path) -> None:

@@ -271,12 +271,12 @@ def test_unplanned_temps_get_their_own_place(linear: tuple[PartBuilder, Part]) -
 
 def test_weights_are_mapped_not_copied(linear: tuple[PartBuilder, Part]) -> None:
     b, part = linear
-    memory = CPU.compile(part, b.package, {}).memory()
+    memory = CPU.compile(part, b.package, {"weights": "mapped"}).memory()
     assert memory["weights_mapped"] == sum(piece.length for piece in part.values["w"].pieces)
     assert memory["weights_private"] == 0
     maps = Path("/proc/self/maps")
     if sys.platform == "linux" and maps.exists():
-        program = CPU.compile(part, b.package, {})
+        program = CPU.compile(part, b.package, {"weights": "mapped"})
         lines = [line for line in maps.read_text().splitlines() if b.package in line]
         assert len(lines) == 1 and " r--s " in lines[0]
         del program
