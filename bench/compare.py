@@ -2,7 +2,8 @@
 
     python bench/compare.py MODEL.gguf [MODEL.gguf …] [--peer-python PYTHON] [--rounds 7] [--threads 2]
 
-Each engine lives in its own process and is asked in turn, A B C, C B A …; printed are medians, the spread (least to
+Each engine lives in its own process and is asked in turn, A B C, C B A …; those that wait are stopped (SIGSTOP), for
+some spin for a while after an answer. Printed are medians, the spread (least to
 most), the ratio of Datong's median to each peer's, and what share of the machine's limit (limits.py, measured in the
 same run) Datong's figure is. Peers: llama.cpp, OpenVINO GenAI, transformers, ONNX Runtime GenAI; those that no given
 interpreter has are named and left out. Nothing is installed. CSV and plot, with machine, versions and commit, go into
@@ -19,6 +20,7 @@ import csv
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -67,11 +69,15 @@ class Worker:
 
     def ask(self, **command: object) -> float | None:
         """The answer; None: it cannot do this."""
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
-        return self._read()["value"]
+        answer = self._read()["value"]
+        self.process.send_signal(signal.SIGSTOP)
+        return answer
 
     def close(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 

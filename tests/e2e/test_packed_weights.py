@@ -1,4 +1,4 @@
-"""Matrices packed for the kernels: kept in a file, made again when it does not fit, in memory where there is no file."""
+"""Matrices packed for the kernels: kept in a file, made again if it does not fit, in memory without a file."""
 
 import os
 import shutil
