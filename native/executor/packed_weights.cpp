@@ -110,6 +110,11 @@ const uint8_t* const* PackedWeights::want(const LinearKernel& kernel, const Weig
   return &items_.back().at;
 }
 
+const PackedWeights::Reader* PackedWeights::read(const Weight& weight) {
+  readers_.push_back({weight.view.codes});
+  return &readers_.back();
+}
+
 int64_t PackedWeights::original_bytes() const {
   std::map<const uint8_t*, int64_t> by_codes;
   for (const Item& item : items_) by_codes[item.view.codes] = item.original;
@@ -138,11 +143,15 @@ std::string PackedWeights::key() const {
 
 void PackedWeights::make(const std::string& directory, ThreadPool& pool) {
   if (items_.empty()) return;
+  bool in_file = false;
   if (!directory.empty() && bytes_ >= kLeast) {
     const std::string wanted = key(), path = directory + "/" + name_of(wanted);
-    if (find(path, wanted) || (write(directory, path, wanted, pool) && find(path, wanted))) return;
+    in_file = find(path, wanted) || (write(directory, path, wanted, pool) && find(path, wanted));
   }
-  pack_to_memory(pool);
+  if (!in_file) pack_to_memory(pool);
+  for (Reader& reader : readers_)
+    for (const Item& item : items_)
+      if (item.view.codes == reader.codes) reader.kernel = item.kernel, reader.packed = item.at;
 }
 
 bool PackedWeights::find(const std::string& path, const std::string& key) {

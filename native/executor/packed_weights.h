@@ -27,6 +27,14 @@ class PackedWeights {
   // is not null, the weight is mapped.
   const uint8_t* const* want(const LinearKernel& kernel, const Weight& weight);
 
+  // A weight that is read row by row, and not at all from its file if somebody wants it packed.
+  struct Reader {
+    const uint8_t* codes;                  // of the weight
+    const LinearKernel* kernel = nullptr;  // whose layout `packed` has; null until `make`, and where nobody packs it
+    const uint8_t* packed = nullptr;
+  };
+  const Reader* read(const Weight& weight);  // as long-lived as this object
+
   // Finds the file of everything wanted in `directory`, or makes it. Packs into memory of this process where that cannot be
   // written, where little is wanted, and where `directory` is empty. Pages of the original files that are read for it are given
   // back to the system. Throws Error(DT_OUT_OF_MEMORY).
@@ -52,6 +60,7 @@ class PackedWeights {
   void pack_to_memory(ThreadPool& pool);
 
   std::deque<Item> items_;
+  std::deque<Reader> readers_;
   int64_t bytes_ = 0;
   std::unique_ptr<MappedFile> file_;
   uint8_t* memory_ = nullptr;

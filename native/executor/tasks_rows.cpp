@@ -1,4 +1,5 @@
 // Operators that treat each row alike: embedding, norms, rope, glu, elementwise, slice, take_rows.
+#include <algorithm>
 #include <cstring>
 
 #include "core/dispatch.h"
@@ -23,12 +24,13 @@ const float* values_of(const Value* vector) { return vector && !vector->floats.e
 
 class Embedding : public RowTask {
  public:
-  Embedding(const NodeView& node, const BuildContext&) : ids_(node.input_index(0)), out_(node.output_index(0)) {
+  Embedding(const NodeView& node, const BuildContext& context) : ids_(node.input_index(0)), out_(node.output_index(0)) {
     const Value& ids = node.integers(0);
     const Value& matrix = node.matrix(1);
     node.result(0, ids.lead, matrix.weight.view.in);
     lead_ = ids.lead;
     view_ = matrix.weight.view;
+    if (context.packed) reader_ = context.packed->read(matrix.weight);
     implementation = std::string("embedding_") + view_.format;
   }
   void check(const Run& run) const override {
@@ -42,13 +44,23 @@ class Embedding : public RowTask {
   void run(const Run& run, Team& team) const override {
     const int64_t* ids = static_cast<const int64_t*>(run.at[ids_]);
     const Range share = team.share(run.count(lead_));
-    for (int64_t i = share.begin; i < share.end; ++i) embedding_row(view_, ids[i], run.result(out_) + i * view_.in);
+    for (int64_t i = share.begin; i < share.end; ++i) row(ids[i], run.result(out_) + i * view_.in);
   }
 
  private:
+  void row(int64_t id, float* y) const {
+    if (!reader_ || !reader_->packed) return embedding_row(view_, id, y);
+    WeightView packed = view_;
+    packed.packed = reader_->packed;
+    alignas(8) uint8_t room[kStoredRoom];
+    for (int64_t at = 0; at < view_.in; at += kStoredColumns)
+      embedding_row(reader_->kernel->stored(packed, id, at, std::min(kStoredColumns, view_.in - at), room), 0, y + at);
+  }
+
   int ids_, out_;
   Lead lead_;
   WeightView view_;
+  const PackedWeights::Reader* reader_ = nullptr;
 };
 
 // rms_norm and add_rms_norm: the second adds a residual first and gives the sum too.

@@ -89,7 +89,13 @@ struct LinearKernel {
   // A view with `packed` needs the stored pieces no more.
   size_t (*packed_bytes)(const WeightView&) = nullptr;
   void (*pack)(const WeightView&, int64_t row_begin, int64_t row_end, uint8_t* packed) = nullptr;
+
+  // Columns [column, column + columns) of one row of a packed matrix, as they were stored, in `room`. Both are multiples of
+  // the format's super block, or of its block if it has none; columns <= kStoredColumns.
+  WeightView (*stored)(const WeightView&, int64_t row, int64_t column, int64_t columns, uint8_t* room) = nullptr;
 };
+
+constexpr int64_t kStoredColumns = 256, kStoredRoom = 512;
 
 // Best first; the reference of each format last, which works everywhere.
 std::span<const LinearKernel> linear_kernels();

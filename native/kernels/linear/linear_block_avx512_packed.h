@@ -71,6 +71,40 @@ void pack(const WeightView& view, int64_t row_begin, int64_t row_end, uint8_t* p
   }
 }
 
+template <Fmt F>
+WeightView stored(const WeightView& view, int64_t row, int64_t column, int64_t columns, uint8_t* room) {
+  const PackedLayout<F> l(view.in);
+  const uint8_t* const panel = view.packed + row / kPanelRows * l.size;
+  const int64_t lane = row % kPanelRows, first = column / Traits<F>::block, levels = columns / Traits<F>::block;
+  WeightView part = view;
+  part.packed = nullptr;
+  part.out = 1;
+  part.in = columns;
+  part.codes = room;
+  constexpr uint32_t kSigns = !Traits<F>::is_signed ? 0 : Traits<F>::nibbles ? 0x88888888u : 0x80808080u;
+  const uint8_t* codes = panel + column / kBlock * l.kBlockCodes + lane * 4;
+  for (int64_t i = 0; i < columns / kBlock * l.kBlockCodes / 64; ++i, room += 4) {
+    uint32_t four;
+    memcpy(&four, codes + i * 64, 4);
+    four ^= kSigns;
+    memcpy(room, &four, 4);
+  }
+  const auto take = [&](int64_t offset, int64_t from, int64_t count, int64_t size) {
+    uint8_t* const begin = room;
+    for (int64_t i = 0; i < count; ++i, room += size) memcpy(room, panel + offset + ((from + i) * kPanelRows + lane) * size, static_cast<size_t>(size));
+    return begin;
+  };
+  part.scale = take(l.scale, first, levels, l.kLevel);
+  if constexpr (Traits<F>::has_min) part.min = take(l.min, first, levels, l.kLevel);
+  if constexpr (Traits<F>::two_level) {
+    const int64_t super = column / Traits<F>::super, count = columns / Traits<F>::super;
+    room += (room - part.codes) % 2;  // f16 at even places
+    part.super_scale = reinterpret_cast<const uint16_t*>(take(l.super_scale, super, count, 2));
+    if constexpr (Traits<F>::has_min) part.super_min = reinterpret_cast<const uint16_t*>(take(l.super_min, super, count, 2));
+  }
+  return part;
+}
+
 // Of weight block b and 16 rows: a scale or min, both levels multiplied.
 template <Fmt F>
 inline __m512 packed_level(const uint8_t* one, const uint8_t* super, int64_t b) {

@@ -34,7 +34,7 @@ void run(const WeightView& view, const float*, int64_t, const void* prepared, in
 template <Fmt F>
 constexpr LinearKernel kernel(const char* name) {
   constexpr bool n = Traits<F>::nibbles;
-  return {name, usable<F>, prepared_bytes_either<n>, prepare<n>, scratch_bytes<F>, run<F>, kPanelRows, packed_bytes<F>, pack<F>};
+  return {name, usable<F>, prepared_bytes_either<n>, prepare<n>, scratch_bytes<F>, run<F>, kPanelRows, packed_bytes<F>, pack<F>, stored<F>};
 }
 
 constexpr LinearKernel kKernels[] = {

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "kernels/embedding/embedding.h"
 #include "kernels/linear/linear_test_weights.h"
 #include "testing/check.h"
 
@@ -161,6 +162,16 @@ void check_batching(const LinearKernel& k, const WeightView& w) {
   CHECK(other == 0, "%s: %lld of %zu results have other bits with 37 tokens at once than one by one", k.name, (long long)other, all.size());
   if (!k.pack) return;
   const Packed packed(k, w);
+  const int64_t unit = w.super_block ? w.super_block : w.block;
+  std::vector<float> row(static_cast<size_t>(w.in)), again(row.size());
+  for (int64_t o = 0; o < w.out; ++o) {
+    embedding_row(w, o, row.data());
+    for (int64_t at = 0; at < w.in; at += unit) {
+      alignas(8) uint8_t room[kStoredRoom];
+      embedding_row(k.stored(packed.view, o, at, unit, room), 0, again.data() + at);
+    }
+    CHECK(std::memcmp(row.data(), again.data(), row.size() * 4) == 0, "%s: row %lld is stored otherwise than it was", k.name, (long long)o);
+  }
   for (int64_t n : {1, 2, 3, 4, 5, 37}) {
     run(k, packed.view, x.data(), w.in, n, 0, w.out, one.data(), w.out, none);
     CHECK(std::memcmp(one.data(), all.data(), static_cast<size_t>(n * w.out) * 4) == 0, "%s: packed, %lld tokens have other bits", k.name, (long long)n);
