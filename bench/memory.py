@@ -14,7 +14,7 @@ from pathlib import Path
 ROWS: list[list[str]] = []
 MIB = 1 << 20
 GROUPS = (
-    (r"safetensors|\.gguf", "weights, mapped"),
+    (r"safetensors|\.gguf|\.packed", "weights, mapped"),
     (r"libdatong|_native", "datong's libraries"),
     (r"numpy|openblas|gfortran|quadmath", "numpy's libraries"),
     (r"tokenizers", "tokenizers' library"),
