@@ -109,7 +109,7 @@ def load(
     if sentence := fallback_sentence(program):
         warnings.warn(f"{sentence}; `strict` refuses that", FallbackWarning, stacklevel=2)
     offered = {"threads": env.threads(), "isa": env.isa(), "max_tokens": step, "max_rows": step_rows}
-    offered["pack_directory"] = env.cache_dir() / "packed"
+    offered["pack_directory"] = str(env.cache_dir() / "packed")
     settings = {name: str(value) for name, value in offered.items() if value is not None} | asked
     runner = Runner(program, devices.backends, cache, settings, sequences=max(1, step_rows // 2), step_tokens=step)
     give_back()  # of the importer and the compiler the first time, and of the plan's text
