@@ -28,7 +28,9 @@ class Var:
 
 
 API_KEYS = Var("DATONG_API_KEYS", "keys", "none", "`serve` lets in who has one of them: `key,name=key`")
-CACHE = Var("DATONG_CACHE", "directory", "$XDG_CACHE_HOME/datong or ~/.cache/datong", "imported checkpoints, plans and packed weights lie here")
+CACHE = Var(
+    "DATONG_CACHE", "directory", "$XDG_CACHE_HOME/datong or ~/.cache/datong", "checkpoints, plans, packed weights"
+)
 ISA = Var("DATONG_ISA", "name", "the best that the processor has", "forces one variant of the CPU kernels, e.g. `ref`")
 MACHINE_ROOT = Var("DATONG_MACHINE_ROOT", "directory", "/", "`devices` and `doctor` look at a recorded machine instead")
 ORT_LIBRARIES = Var(
