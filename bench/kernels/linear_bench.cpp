@@ -106,22 +106,6 @@ class Copies {
   std::vector<Buffer> memory_;
 };
 
-// The same copies as the kernel packs them, if it does.
-class PackedCopies {
- public:
-  PackedCopies(const LinearKernel& k, Copies& copies) {
-    if (!k.pack) return;
-    for (WeightView& view : copies.views) {
-      memory_.emplace_back(k.packed_bytes(view));
-      k.pack(view, 0, view.out, memory_.back().p.get());
-      view.packed = memory_.back().p.get();
-    }
-  }
-
- private:
-  std::vector<Buffer> memory_;
-};
-
 void row(const char* kernel, bool packed, const Shape& s, const char* where, int64_t tokens, int threads, double gbs, double read,
          double gops) {
   std::printf("%s,%s,%lld,%lld,%s,%lld,%d,%.1f,%.1f,%.0f\n", kernel, packed ? "packed" : "stored", (long long)s.out, (long long)s.in, where,

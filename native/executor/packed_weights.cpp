@@ -18,7 +18,8 @@
 namespace datong {
 namespace {
 
-constexpr const char* kVersion = "datong packed weights 1";  // of the file and of the kernels' layouts: raise it with either
+constexpr const char* kOurs = "datong packed weights ";
+constexpr const char* kVersion = "datong packed weights 1\n";  // of the file and of the kernels' layouts: raise it with either
 constexpr const char* kTemporary = ".packing-";  // and six letters
 constexpr int64_t kLeast = 1 << 20;  // bytes below which a file is not worth it
 constexpr int64_t kJob = 1 << 20;    // bytes that a thread packs at a time: as much is in memory twice
@@ -56,16 +57,17 @@ bool write_all(int file, const void* data, int64_t size, int64_t offset) {
   return true;
 }
 
-// Does the kept file at `path` come from files that are no longer there, or that have changed?
+// Is the file at `path` one of ours, but of another version, or of weights that are no longer there or have changed?
 bool is_stale(const std::filesystem::path& path) {
   std::FILE* file = std::fopen(path.c_str(), "r");
   if (!file) return false;
-  bool stale = false;
   char line[4608];
-  while (!stale && std::fgets(line, sizeof line, file) && line[0] != '\0' && std::strncmp(line, "matrix ", 7) != 0) {
-    if (std::strncmp(line, "file ", 5) != 0) continue;
+  const bool ours = std::fgets(line, sizeof line, file) && std::strncmp(line, kOurs, std::strlen(kOurs)) == 0;
+  bool stale = ours && std::strcmp(line, kVersion) != 0;
+  while (ours && !stale && std::fgets(line, sizeof line, file) && std::strncmp(line, "file ", 5) == 0) {
     line[std::strcspn(line, "\n")] = '\0';
-    const char* source = std::strchr(line + 5, '/');  // behind size and time
+    const char* source = line + 5;  // behind size and time
+    for (int words = 0; source && words < 2; ++words) source = std::strchr(source, ' ') ? std::strchr(source, ' ') + 1 : nullptr;
     stale = !source || MappedFile::identity(source) != line + 5;
   }
   std::fclose(file);
@@ -138,7 +140,7 @@ std::string PackedWeights::key() const {
     }
     matrices += "\n";
   }
-  return std::string(kVersion) + "\n" + files + matrices;
+  return kVersion + files + matrices;
 }
 
 void PackedWeights::make(const std::string& directory, ThreadPool& pool) {
@@ -182,6 +184,7 @@ bool PackedWeights::write(const std::string& directory, const std::string& path,
   sink.offset = data_offset(key);
   sink.failed = &failed;
   if (!failed) pack(sink, pool);
+  if (!failed && ::fdatasync(file) != 0) failed = true;  // or a power cut leaves the name and not the content
   if (::close(file) != 0) failed = true;
   if (!failed && std::rename(temporary.c_str(), path.c_str()) == 0) return true;
   ::unlink(temporary.c_str());
@@ -205,16 +208,20 @@ void PackedWeights::pack_to_memory(ThreadPool& pool) {
 // Threads take jobs in turn: rows of one matrix.
 void PackedWeights::pack(const Sink& sink, ThreadPool& pool) const {
   struct Job {
-    const Item* item;
-    int64_t begin, end;
+    const Item& item;
+    int64_t begin, end;    // rows
+    int64_t offset, size;  // of what they become
   };
   std::vector<Job> jobs;
   int64_t most = 0;  // bytes of a job
   for (const Item& item : items_) {
     const int64_t multiple = item.kernel->out_multiple, units = (item.view.out + multiple - 1) / multiple;
     const int64_t unit = item.bytes / units, each = std::max<int64_t>(1, kJob / unit);
-    most = std::max(most, std::min(each, units) * unit);
-    for (int64_t u = 0; u < units; u += each) jobs.push_back({&item, u * multiple, std::min((u + each) * multiple, item.view.out)});
+    for (int64_t u = 0; u < units; u += each) {
+      const int64_t end = std::min(u + each, units);
+      jobs.push_back({item, u * multiple, std::min(end * multiple, item.view.out), item.offset + u * unit, (end - u) * unit});
+      most = std::max(most, jobs.back().size);
+    }
   }
   std::vector<std::unique_ptr<uint8_t[], AlignedDelete>> buffers;
   for (int i = 0; i < pool.size() && !sink.memory; ++i) buffers.emplace_back(new (std::align_val_t{64}) uint8_t[static_cast<size_t>(most)]);
@@ -222,16 +229,13 @@ void PackedWeights::pack(const Sink& sink, ThreadPool& pool) const {
   pool.run([&](Team& team) {
     for (size_t i; (i = next.fetch_add(1)) < jobs.size() && !(sink.failed && *sink.failed);) {
       const Job& job = jobs[i];
-      const Item& item = *job.item;
-      const int64_t units = (item.view.out + item.kernel->out_multiple - 1) / item.kernel->out_multiple;
-      const int64_t before = item.bytes / units * (job.begin / item.kernel->out_multiple);
-      const int64_t size = item.bytes / units * ((job.end - job.begin + item.kernel->out_multiple - 1) / item.kernel->out_multiple);
-      uint8_t* to = sink.memory ? sink.memory + item.offset + before : buffers[static_cast<size_t>(team.index())].get();
-      item.kernel->pack(rows_of(item.view, job.begin, job.end - job.begin), 0, job.end - job.begin, to);
-      if (!sink.memory && !write_all(sink.file, to, size, sink.offset + item.offset + before)) *sink.failed = true;
-      for (const Weight::Piece& piece : item.pieces) {
-        const int64_t row = piece.bytes / item.view.out;
-        piece.file->give_back(piece.at + row * job.begin, row * (job.end - job.begin));
+      const int64_t rows = job.end - job.begin;
+      uint8_t* to = sink.memory ? sink.memory + job.offset : buffers[static_cast<size_t>(team.index())].get();
+      job.item.kernel->pack(rows_of(job.item.view, job.begin, rows), 0, rows, to);
+      if (!sink.memory && !write_all(sink.file, to, job.size, sink.offset + job.offset)) *sink.failed = true;
+      for (const Weight::Piece& piece : job.item.pieces) {
+        const int64_t row = piece.bytes / job.item.view.out;
+        piece.file->give_back(piece.at + row * job.begin, row * rows);
       }
     }
   });

@@ -18,7 +18,6 @@ namespace datong {
 namespace {
 
 constexpr int64_t kPanelRows = 16;
-constexpr int64_t kPackedAhead = 8192;  // bytes that few tokens fetch ahead, over the end of a panel
 
 template <Fmt F>
 struct PackedLayout {
@@ -212,7 +211,7 @@ template <Fmt F, int T>
   Token x[T];
   UNROLL for (int t = 0; t < T; ++t) x[t] = Token(prepared + t * layout.size, layout);
   const int64_t blocks = l.blocks * l.kPerBlock, each = l.size / blocks;  // bytes to a weight block
-  const uint8_t* ahead = panel + kPackedAhead;
+  const uint8_t* ahead = panel + kAhead;  // over the end of the panel too
   __m512 acc[4][T];  // by block % 4
   UNROLL for (int i = 0; i < 4; ++i) {
     UNROLL for (int t = 0; t < T; ++t) acc[i][t] = _mm512_setzero_ps();
