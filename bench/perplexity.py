@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--csv", type=Path)
     given = parser.parse_args()
+    for path in given.texts:
+        if not path.is_file():
+            parser.error(f"{path} is no file")
     exact = datong.load(given.model, context=WINDOW, isa=given.isa, activations="f32", cache_dtype="f32")
     default = datong.load(given.model, context=WINDOW, isa=given.isa)
     ids = exact.tokenizer.encode("\n\n".join(path.read_text(encoding="utf-8") for path in given.texts))[: given.tokens]

@@ -59,26 +59,11 @@ inline void tile_block(__m512 acc[P][T], const uint8_t* codes, int64_t next, con
   uint32_t groups;
   memcpy(&groups, words + kGroupAt, 4);
   if ((groups & kNone) != kNone) [[unlikely]] {
-    // Mostly tokens have their outliers in one place: then those without one add zeros, and no branch is guessed wrong.
-    const uint32_t present = ~groups & kNone & 0x80808080u;
-    const int first = static_cast<int>(groups >> (__builtin_ctz(present) - 7) & 255);
-    const bool alike = ((groups ^ static_cast<uint32_t>(first) * 0x01010101u) & ((present - (present >> 7)) | present)) == 0;
-    if (alike && (Traits<F>::block == 32 || (first >= kFrom && first < kFrom + kCount))) {
-      UNROLL for (int p = 0; p < P; ++p) {
-        const __m512i w = group_codes<Traits<F>::nibbles>(codes + p * next, first);
-        UNROLL for (int t = 0; t < T; ++t) d[p][t] = _mm512_add_epi32(d[p][t], times_extra(w, words + kExtraAt + 4 * t));
-      }
-    } else {
-#pragma GCC unroll 1
-      for (int t = 0; t < T; ++t) {
-        const int g = static_cast<int>(groups >> 8 * t & 255);
-        if (g < kFrom || g >= kFrom + kCount) continue;
-        UNROLL for (int p = 0; p < P; ++p) {
-          const __m512i more = times_extra(group_codes<Traits<F>::nibbles>(codes + p * next, g), words + kExtraAt + 4 * t);
-          UNROLL for (int u = 0; u < T; ++u)
-            if (u == t) d[p][u] = _mm512_add_epi32(d[p][u], more);
-        }
-      }
+    UNROLL for (int t = 0; t < T; ++t) {
+      const int g = static_cast<int>(groups >> 8 * t & 255);
+      if (g < kFrom || g >= kFrom + kCount) continue;
+      UNROLL for (int p = 0; p < P; ++p)
+        d[p][t] = _mm512_add_epi32(d[p][t], times_extra(group_codes<Traits<F>::nibbles>(codes + p * next, g), words + kExtraAt + 4 * t));
     }
   }
   const auto multiply = [&](const __m512i w[P], int j) __attribute__((always_inline)) {
