@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import plot
-from limits import Limits, measure
+from limits import Limits, measure, reads_per_second
 
 HERE = Path(__file__).resolve().parent
 PEERS = {"llama.cpp": ("llama_cpp", "llama_cpp_worker.py"), "openvino": ("openvino_genai", "openvino_worker.py"),
@@ -39,6 +39,7 @@ PEERS = {"llama.cpp": ("llama_cpp", "llama_cpp_worker.py"), "openvino": ("openvi
 BUILDERS = {"ort-genai": "ort_genai_build.py"}  # of peers that do not read GGUF: MODEL DIRECTORY
 PREFILL, DECODE, SEQUENCES = (32, 128, 512, 2048), (16, 512, 4096), (1, 4, 16)
 ANSWER = 256  # tokens of context beside the longest prompt
+READS = "plain reads"
 LOWER_IS_BETTER = ("first token", "peak memory")
 
 
@@ -80,6 +81,21 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
+
+
+@dataclass
+class Reads:
+    """The limit of decoding, asked as a Worker is: bytes of the weights read by plain loops."""
+
+    threads: int
+    size: int
+    name: str = READS
+
+    def ask(self, **command: object) -> float | None:
+        """Reads of everything per second, over as many as there are tokens to decode; None: not a task of this kind."""
+        if command["do"] != "decode":
+            return None
+        return reads_per_second(self.threads, self.size, int(str(command["tokens"]))) or None
 
 
 def tasks(tokens: int, context: int) -> list[tuple[str, dict]]:
@@ -160,7 +176,9 @@ def first_token(name: str, command: list[str], prompt: list[int]) -> tuple[float
 Results = dict[tuple[str, str], list[float]]
 
 
-def run(named: dict[str, list[str]], rounds: int, tokens: int, context: int) -> tuple[Results, dict[str, str]]:
+def run(
+    named: dict[str, list[str]], reads: Reads, rounds: int, tokens: int, context: int
+) -> tuple[Results, dict[str, str]]:
     """Everything, alternating; the first round warms up. Results by (task, engine), versions by engine."""
     results: Results = {}
     prompt = list(range(100, 132))
@@ -175,10 +193,11 @@ def run(named: dict[str, list[str]], rounds: int, tokens: int, context: int) -> 
             if round_:
                 results.setdefault(("first token, cold, s", name), []).append(seconds)
     workers = [Worker(name, command) for name, command in named.items()]
+    turns: list[Worker | Reads] = [workers[0], reads, *workers[1:]]
     unable: set[tuple[str, str]] = set()
     for round_ in range(rounds + 1):
         for task, command in tasks(tokens, context):
-            for worker in workers if round_ % 2 else workers[::-1]:
+            for worker in turns if round_ % 2 else turns[::-1]:
                 if (task, worker.name) in unable:
                     continue
                 value = worker.ask(**command)
@@ -194,29 +213,25 @@ def run(named: dict[str, list[str]], rounds: int, tokens: int, context: int) -> 
     return results, {worker.name: worker.version for worker in workers}
 
 
-def share(task: str, median: float, model_bytes: int, operations: int, limits: Limits) -> float | None:
-    """What part of the machine's limit this is: bytes of the weights per decoded token, operations per prompt token."""
-    if task.startswith("decode") and limits.stream_gb_s:
-        return median * model_bytes / (limits.stream_gb_s * 1e9)
-    if task.startswith("prefill") and limits.int8_gop_s:
-        return median * operations / (limits.int8_gop_s * 1e9)
-    return None
+def table(results: Results, names: Sequence[str], operations: int, limits: Limits) -> list[list[object]]:
+    """Rows of the CSV: task, engine, median, least, most, Datong's ratio to it (above 1: better), share of limit.
 
-
-def table(results: Results, names: Sequence[str], sizes: tuple[int, int], limits: Limits) -> list[list[object]]:
-    """Rows of the CSV: task, engine, median, least, most, Datong's ratio to it (above 1: better), share of limit."""
+    operations: of a prompt's token in matrices.
+    """
     rows: list[list[object]] = []
     for task in dict.fromkeys(task for task, _ in results):
         own = statistics.median(results[task, "datong"])
+        limit = statistics.median(results[task, READS]) if (task, READS) in results else 0.0  # per second
+        if task.startswith("prefill"):
+            limit = limits.int8_gop_s * 1e9 / operations
         for name in names:
             values = results.get((task, name))
             if not values:
                 continue
             middle = statistics.median(values)
             ratio = middle / own if task.startswith(LOWER_IS_BETTER) else own / middle
-            part = share(task, middle, *sizes, limits)
             rows.append([task, name, round(middle, 3), round(min(values), 3), round(max(values), 3), round(ratio, 3),
-                         "" if part is None else round(part, 3)])  # fmt: skip
+                         round(middle / limit, 3) if limit else ""])  # fmt: skip
     return rows
 
 
@@ -242,13 +257,14 @@ def compare(model: Path, options: argparse.Namespace) -> None:
     sizes = size_of(model)
     limits = measure(options.threads, max(32, sizes[0] >> 20))
     named = commands(model, options.peer_python or [sys.executable], options.threads, options.peers, options.context)
-    results, versions = run(named, options.rounds, options.tokens, options.context)
+    reads = Reads(options.threads, sizes[0])
+    results, versions = run(named, reads, options.rounds, options.tokens, options.context)
     limits = limits.best(measure(options.threads, max(32, sizes[0] >> 20)))  # a shared machine is not always as fast
     words = f"python bench/compare.py {model.name} --rounds {options.rounds} --threads {options.threads}"
     header = " | ".join([machine(), f"{options.threads} threads", model.name, *versions.values(), f"commit {commit()}",
                          f"limits: {limits.stream_gb_s:.1f} GB/s, {limits.int8_gop_s:.0f} int8 GOP/s, "
                          f"{limits.f32_gflop_s:.0f} f32 GFLOP/s", words])  # fmt: skip
-    rows = table(results, list(named), sizes, limits)
+    rows = table(results, [*named, READS], sizes[1], limits)
     print(header)
     print(f"{'task':<22}{'engine':<14}{'median':>10}{'least':>10}{'most':>10}{'datong is':>11}{'of limit':>10}")
     for task, name, *numbers, ratio, part in rows:

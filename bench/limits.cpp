@@ -1,5 +1,6 @@
 // What this machine can do, as a yardstick: bytes read from memory, and multiply-adds from registers, per second.
-// Usage: limits THREADS MEGABYTES. Prints one JSON object: stream_gb_s, int8_gop_s (0 without AVX-512 VNNI), f32_gflop_s.
+// Usage: limits THREADS BYTES [PASSES]. Prints one JSON object: stream_gb_s, int8_gop_s (0 without AVX-512 VNNI),
+// f32_gflop_s. With PASSES only stream_gb_s, of reading the bytes so often, one time after another.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -45,25 +46,27 @@ double best_of(int rounds, int threads, const std::function<void(int)>& work) {
 
 volatile int64_t sink;
 
-double stream(int threads, size_t bytes) {
+// Of `rounds` the best, each of which reads everything `passes` times.
+double stream(int threads, size_t bytes, int rounds, int passes) {
   auto memory = std::unique_ptr<uint8_t, decltype(&std::free)>(
       static_cast<uint8_t*>(std::aligned_alloc(4096, bytes)), &std::free);
   for (size_t i = 0; i < bytes; i += 8) *reinterpret_cast<uint64_t*>(memory.get() + i) = i;
   // Eight places of each thread's share in turn, as a matrix is read by rows: one stream alone leaves prefetchers idle.
   constexpr size_t kStreams = 8;
   const size_t part = bytes / threads / kStreams / 512 * 512, each = part * kStreams;
-  const double seconds = best_of(7, threads, [&](int t) {
+  const double seconds = best_of(rounds, threads, [&](int t) {
     const uint8_t* p = memory.get() + t * each;
     __m256i sums[kStreams] = {};
-    for (size_t i = 0; i < part; i += 64)
-      for (size_t s = 0; s < kStreams; ++s) {
-        const auto* q = reinterpret_cast<const __m256i*>(p + s * part + i);
-        sums[s] = _mm256_add_epi64(sums[s], _mm256_add_epi64(_mm256_load_si256(q), _mm256_load_si256(q + 1)));
-      }
+    for (int pass = 0; pass < passes; ++pass)
+      for (size_t i = 0; i < part; i += 64)
+        for (size_t s = 0; s < kStreams; ++s) {
+          const auto* q = reinterpret_cast<const __m256i*>(p + s * part + i);
+          sums[s] = _mm256_add_epi64(sums[s], _mm256_add_epi64(_mm256_load_si256(q), _mm256_load_si256(q + 1)));
+        }
     for (size_t s = 1; s < kStreams; ++s) sums[0] = _mm256_add_epi64(sums[0], sums[s]);
     sink = _mm256_extract_epi64(sums[0], 0);
   });
-  return each * threads / seconds * 1e-9;
+  return static_cast<double>(each) * threads * passes / seconds * 1e-9;
 }
 
 constexpr int kLoops = 20'000'000;
@@ -121,7 +124,11 @@ double f32_peak(int threads) {
 
 int main(int count, char** words) {
   const int threads = count > 1 ? std::max(1, std::atoi(words[1])) : 1;
-  const size_t megabytes = count > 2 ? std::max(16, std::atoi(words[2])) : 256;
-  std::printf("{\"stream_gb_s\": %.2f, \"int8_gop_s\": %.1f, \"f32_gflop_s\": %.1f}\n", stream(threads, megabytes << 20),
+  const size_t bytes = std::max(16LL << 20, count > 2 ? std::atoll(words[2]) / 4096 * 4096 : 256LL << 20);
+  if (count > 3) {
+    std::printf("{\"stream_gb_s\": %.2f}\n", stream(threads, bytes, 1, std::max(1, std::atoi(words[3]))));
+    return 0;
+  }
+  std::printf("{\"stream_gb_s\": %.2f, \"int8_gop_s\": %.1f, \"f32_gflop_s\": %.1f}\n", stream(threads, bytes, 7, 1),
               int8_peak(threads), f32_peak(threads));
 }

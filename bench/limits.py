@@ -8,6 +8,8 @@ Compiles limits.cpp with the system's C++ compiler; x86-64 only.
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import json
 import shutil
 import subprocess
@@ -31,19 +33,36 @@ class Limits:
         return Limits(*map(max, astuple(self), astuple(other)))
 
 
-def measure(threads: int, megabytes: int) -> Limits:
-    """Measure now; all zero where there is no compiler or no x86-64."""
+@functools.cache
+def _program() -> Path | None:
+    """limits.cpp compiled, kept until this process ends; None where there is no compiler or no x86-64."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
+        return None
+    directory = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    flags = ["-O3", "-march=native", "-std=c++20", "-pthread"]
+    command = [compiler, *flags, str(SOURCE), "-o", str(directory / "limits")]
+    built = subprocess.run(command, capture_output=True, check=False)
+    return None if built.returncode else directory / "limits"
+
+
+def _ask(*words: int) -> Limits:
+    program = _program()
+    if program is None:
         return Limits()
-    with tempfile.TemporaryDirectory() as directory:
-        program = Path(directory) / "limits"
-        flags = ["-O3", "-march=native", "-std=c++20", "-pthread"]
-        built = subprocess.run([compiler, *flags, str(SOURCE), "-o", str(program)], capture_output=True, check=False)
-        if built.returncode:
-            return Limits()
-        answer = subprocess.run([program, str(threads), str(megabytes)], capture_output=True, check=True, text=True)
+    answer = subprocess.run([program, *map(str, words)], capture_output=True, check=True, text=True)
     return Limits(**json.loads(answer.stdout))
+
+
+def measure(threads: int, megabytes: int) -> Limits:
+    """Measure now, memory as the best of seven short reads; all zero where there is no compiler or no x86-64."""
+    return _ask(threads, megabytes << 20)
+
+
+def reads_per_second(threads: int, size: int, passes: int) -> float:
+    """How often a second `size` bytes [16 MiB or more] are read, over `passes` times; 0: unknown."""
+    return _ask(threads, size, passes).stream_gb_s * 1e9 / size
 
 
 def main() -> None:

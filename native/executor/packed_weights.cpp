@@ -19,7 +19,7 @@ namespace datong {
 namespace {
 
 constexpr const char* kOurs = "datong packed weights ";
-constexpr const char* kVersion = "datong packed weights 1\n";  // of the file and of the kernels' layouts: raise it with either
+constexpr const char* kVersion = "datong packed weights 2\n";  // of the file and of the kernels' layouts: raise it with either
 constexpr const char* kTemporary = ".packing-";  // and six letters
 constexpr int64_t kLeast = 1 << 20;  // bytes below which a file is not worth it
 constexpr int64_t kJob = 1 << 20;    // bytes that a thread packs at a time: as much is in memory twice

@@ -102,7 +102,7 @@ inline void tile_block(__m512 acc[P][T], const uint8_t* codes, int64_t next, con
 // Of a tile in one chunk.
 struct TileArgs {
   const uint8_t *codes, *scales;  // of the first panel in the chunk
-  int64_t next;              // bytes from its codes to those of the second
+  int64_t next, pair;        // bytes from its codes to those of the second, and from block to second next block
   const uint8_t *x, *words;  // activations of the chunk, as in tile_block
   int64_t blocks;            // of the chunk
   bool first, last;          // chunk of the row
@@ -117,7 +117,7 @@ struct TileArgs {
 template <Fmt F, int P, int T, int kFrom, int kCount>
 inline void tile_part(__m512 acc[P][T], const TileArgs& a, int64_t first, int64_t step, Fetch& fetch) {
   constexpr int64_t kLevels = 64 * 32 / Traits<F>::block, kCodes = Traits<F>::nibbles ? 256 : 512;  // bytes of a block
-  const uint8_t *codes = a.codes + first * kCodes, *scales = a.scales + first * kLevels + (kFrom ? 64 : 0);
+  const uint8_t *codes = a.codes + first / 2 * a.pair + first % 2 * kCodes, *scales = a.scales + first * kLevels + (kFrom ? 64 : 0);
   const uint8_t *x = a.x, *words = a.words;
   x += first * kEight<Traits<F>::nibbles>;
   words += first * kEight<Traits<F>::nibbles>;
@@ -130,7 +130,7 @@ inline void tile_part(__m512 acc[P][T], const TileArgs& a, int64_t first, int64_
         UNROLL for (int t = 0; t < T; ++t) acc[p][t] = _mm512_fmadd_ps(min, _mm512_castsi512_ps(dword(words + kSumsAt + 4 * t)), acc[p][t]);
       }
     }
-    codes += step * kCodes;
+    codes += step / 2 * a.pair;
     scales += step * kLevels;
     x += step * kEight<Traits<F>::nibbles>;
     words += step * kEight<Traits<F>::nibbles>;
@@ -232,13 +232,15 @@ void gemm(const WeightView& view, const uint8_t* prepared, int64_t tokens, int64
         const uint8_t* packed = view.packed + row / kPanelRows * l.size;
         packed_levels<F>(packed, l, b, count, panels[0]);
         if (rows > 16) packed_levels<F>(packed + l.size, l, b, count, panels[1]);
-        a.codes = packed + b * l.kBlockCodes;
+        a.codes = packed + l.codes(b);
         a.next = l.size;
+        a.pair = l.kPair;
       } else {
         unpack_panel<F>(w, row, rows < 16 ? rows : 16, b, count, panels[0]);
         if (rows > 16) unpack_panel<F>(w, row + 16, rows - 16, b, count, panels[1]);
         a.codes = panels[0].codes;
         a.next = Panel::kBytes;
+        a.pair = 2 * l.kBlockCodes;
       }
       a.scales = memory + Panel::kCodes;
       a.blocks = count;

@@ -16,7 +16,7 @@ bool usable(const CpuFeatures& cpu, const WeightView& w) {
 
 template <Fmt F>
 size_t scratch_bytes(const WeightView& w, int64_t tokens) {
-  return tokens < kGemmTokens<Traits<F>::nibbles> ? 0 : static_cast<size_t>(gemm_scratch<Traits<F>::nibbles>(w.in, tokens));
+  return tokens < kGemmTokens ? 0 : static_cast<size_t>(gemm_scratch<Traits<F>::nibbles>(w.in, tokens));
 }
 
 template <Fmt F>
@@ -24,7 +24,7 @@ void run(const WeightView& view, const float*, int64_t, const void* prepared, in
          int64_t out_end, float* y, int64_t y_stride, const Epilogue& e, void* scratch) {
   const Matrix<F> w(view);
   const uint8_t* x = static_cast<const uint8_t*>(prepared);
-  if (tokens >= kGemmTokens<Traits<F>::nibbles>) return gemm<F>(view, x, tokens, out_begin, out_end, y, y_stride, e, scratch);
+  if (tokens >= kGemmTokens) return gemm<F>(view, x, tokens, out_begin, out_end, y, y_stride, e, scratch);
   if (view.packed) return packed_gemv<F>(view, x, tokens, out_begin, out_end, y, y_stride, e);
   const OutlierLayout layout(view.in, Traits<F>::nibbles);
   for (int64_t row = out_begin; row < out_end; row += 4)
