@@ -76,6 +76,14 @@ struct Avx2Panel {
     out[1] = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
   }
 
+  template <Fmt F>
+  static Int times_extra(const uint8_t* p, Int e) {
+    __m256i d = _mm256_madd_epi16(_mm256_maddubs_epi16(load256(p), e), _mm256_set1_epi16(1));
+    if constexpr (kPlanes<F> == 2)
+      d = _mm256_add_epi32(d, _mm256_madd_epi16(_mm256_maddubs_epi16(load256(p + kPanelRows<Avx2Panel> * 4), e), _mm256_set1_epi16(16)));
+    return _mm256_slli_epi32(d, 6);
+  }
+
   template <Fmt F, int T, int kFrom, int kCount>
   static void dots(Int d[kVectors][T], const uint8_t* codes, const uint8_t* const x[T], int64_t at) {
     constexpr int64_t kBytes = kPanelRows<Avx2Panel> * 4;

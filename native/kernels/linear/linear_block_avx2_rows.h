@@ -12,7 +12,7 @@
 #include <immintrin.h>
 
 #include "kernels/linear/linear_formats.h"
-#include "kernels/linear/linear_prepared.h"
+#include "kernels/linear/linear_outliers.h"
 
 namespace datong {
 namespace {
@@ -57,9 +57,11 @@ struct Token {
   const uint8_t* codes;
   const float *scale, *sums;
   const int32_t* bias;
+  const uint8_t *extra, *group;
   Token() = default;
   Token(const uint8_t* p, const PreparedLayout& l)
-      : codes(p), scale(floats_at(p, l.scale)), sums(floats_at(p, l.sums)), bias(ints_at(p, l.bias)) {}
+      : codes(p), scale(floats_at(p, l.scale)), sums(floats_at(p, l.sums)), bias(ints_at(p, l.bias)), extra(p + l.extra),
+        group(p + l.group) {}
 };
 
 // a in the lower half, b in the upper one.
@@ -88,20 +90,35 @@ inline __m256i chunk_bias(const Token& x, int64_t chunk) {
   return Traits<F>::nibbles ? v : _mm256_sub_epi32(_mm256_setzero_si256(), v);
 }
 
-// Products of one chunk of codes with one token, four (nibbles: eight) to a 32-bit lane.
+// Does a chunk have outliers?
 template <Fmt F>
-inline __m256i chunk_dot(__m256i codes, const Token& x, int64_t chunk) {
+inline bool chunk_outliers(const Token& x, int64_t chunk) {
+  if (!Traits<F>::nibbles) return x.group[chunk] != kNoGroup;
+  return x.group[2 * chunk] != kNoGroup || x.group[2 * chunk + 1] != kNoGroup;
+}
+
+// Products of one chunk of codes with bytes of activations, of nibbles the even ones and the odd ones; four (nibbles: eight)
+// to a 32-bit lane.
+template <Fmt F>
+inline __m256i products(__m256i codes, const uint8_t* even_or_all, const uint8_t* odd_bytes) {
   const __m256i ones = _mm256_set1_epi16(1);
   if constexpr (Traits<F>::nibbles) {
     const __m256i low = _mm256_set1_epi8(15);
     const __m256i even = _mm256_and_si256(codes, low), odd = _mm256_and_si256(_mm256_srli_epi16(codes, 4), low);
-    const uint8_t* p = x.codes + chunk / 2 * 128 + chunk % 2 * 32;
-    const __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(even, load256(p)), _mm256_maddubs_epi16(odd, load256(p + 64)));
+    const __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(even, load256(even_or_all)), _mm256_maddubs_epi16(odd, load256(odd_bytes)));
     return _mm256_madd_epi16(sum, ones);
   } else {
-    const __m256i product = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(load256(x.codes + chunk * 32), codes));
+    const __m256i product = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(load256(even_or_all), codes));
     return _mm256_madd_epi16(product, ones);
   }
+}
+
+template <Fmt F>
+inline __m256i chunk_dot(__m256i codes, const Token& x, bool outliers, int64_t chunk) {
+  const int64_t at = Traits<F>::nibbles ? chunk / 2 * 128 + chunk % 2 * 32 : chunk * 32;
+  const __m256i d = products<F>(codes, x.codes + at, x.codes + at + 64);
+  if (!outliers) [[likely]] return d;
+  return _mm256_add_epi32(d, _mm256_slli_epi32(products<F>(codes, x.extra + at, x.extra + at + 64), 6));
 }
 
 constexpr int64_t kAhead = 8192;  // bytes of codes; as in linear_block_avx512_gemv.h
@@ -145,13 +162,15 @@ inline void eight_blocks(__m256 acc[T][2], const FourRows<F>& w, int64_t ahead, 
     UNROLL for (int64_t k = 0; k < kChunks; ++k) {
       const int64_t chunk = first / kChunkBlocks<F> + k;
       const bool none = !kFull && k * kChunkBlocks<F> >= rest, half = !kFull && Traits<F>::nibbles && rest == 1;
+      bool outliers[T];
+      UNROLL for (int t = 0; t < T; ++t) outliers[t] = chunk_outliers<F>(x[t], chunk);
       UNROLL for (int r = 0; r < 4; ++r) {
         const uint8_t* p = w.codes[r] + chunk * 32;
         _mm_prefetch(w.codes[0] + ahead + (chunk * 4 + r) * 32, _MM_HINT_T1);
         __m256i codes = none ? _mm256_setzero_si256() : half ? _mm256_zextsi128_si256(load128(p)) : load256(p);
         if (kHasBias<F>) codes = _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(Traits<F>::nibbles ? 0x88 : 0x80)));
         UNROLL for (int t = 0; t < T; ++t) {
-          __m256i v = chunk_dot<F>(codes, x[t], chunk);
+          __m256i v = chunk_dot<F>(codes, x[t], outliers[t], chunk);
           if constexpr (kHasBias<F>) v = _mm256_add_epi32(v, chunk_bias<F>(x[t], chunk));
           if (k == 0) d[t][r] = v;
           else d[t][r] = _mm256_add_epi32(_mm256_permute2x128_si256(d[t][r], v, 0x20), _mm256_permute2x128_si256(d[t][r], v, 0x31));

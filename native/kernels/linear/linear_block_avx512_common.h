@@ -4,25 +4,12 @@
 #include <immintrin.h>
 
 #include "kernels/linear/linear_formats.h"
-#include "kernels/linear/linear_prepared.h"
+#include "kernels/linear/linear_outliers.h"
 
 namespace datong {
 namespace {
 
 #define UNROLL _Pragma("GCC unroll 32")
-
-constexpr float kOutlier = 1.5f;  // see linear_block_avx512_prepare.h
-constexpr uint8_t kNoGroup = 0xff;
-
-struct OutlierLayout : PreparedLayout {
-  int64_t extra, group;  // byte offsets; of the others see PreparedLayout
-
-  OutlierLayout(int64_t in, bool nibbles) : PreparedLayout(in, nibbles) {
-    extra = size;
-    group = extra + round_up(blocks, 16) * 4;
-    size = round_up(group + round_up(blocks, 16), 64);
-  }
-};
 
 inline __mmask16 first16(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1); }
 inline __mmask64 first64(int64_t n) { return n >= 64 ? ~0ull : (1ull << n) - 1; }

@@ -25,11 +25,11 @@ constexpr int64_t kCodesPerLevel = Traits<F>::block / (Traits<F>::nibbles ? 2 : 
 struct Token {
   const uint8_t* codes;
   const float *scale, *sums;
-  const int32_t *bias, *extra;
-  const uint8_t* group;
+  const int32_t* bias;
+  const uint8_t *extra, *group;
   Token() = default;
-  Token(const uint8_t* p, const OutlierLayout& l)
-      : codes(p), scale(floats_at(p, l.scale)), sums(floats_at(p, l.sums)), bias(ints_at(p, l.bias)), extra(ints_at(p, l.extra)),
+  Token(const uint8_t* p, const PreparedLayout& l)
+      : codes(p), scale(floats_at(p, l.scale)), sums(floats_at(p, l.sums)), bias(ints_at(p, l.bias)), extra(p + l.extra),
         group(p + l.group) {}
 };
 
@@ -56,46 +56,31 @@ inline __m512i chunk_bias(const Token& x, int64_t chunk) {
   }
 }
 
-// The e of a chunk's outliers in the places of its codes: the second vector is that of the odd nibbles.
-struct Extra {
-  bool any = false;
-  alignas(64) int32_t fours[2][16];
-};
+// Does a chunk have outliers?
 template <Fmt F>
-inline void chunk_extra(const Token& x, int64_t chunk, Extra& extra) {
+inline bool chunk_outliers(const Token& x, int64_t chunk) {
   constexpr int64_t kBlocks = Traits<F>::nibbles ? 4 : 2;  // of 32
   uint32_t groups = 0xffffffff;
   memcpy(&groups, x.group + chunk * kBlocks, kBlocks);
-  extra.any = groups != 0xffffffff;
-  if (!extra.any) [[likely]] return;
-  memset(extra.fours, 0, sizeof extra.fours);
-  for (int64_t b = 0; b < kBlocks; ++b) {
-    const uint8_t g = x.group[chunk * kBlocks + b];
-    if (g == kNoGroup) continue;
-    int32_t* const at = Traits<F>::nibbles ? &extra.fours[g % 2][4 * b + g / 2] : &extra.fours[0][8 * b + g];
-    *at = x.extra[chunk * kBlocks + b];
-  }
+  return groups != 0xffffffff;
+}
+
+// Products of 64 stored bytes with bytes of activations, added to d.
+template <Fmt F>
+inline __m512i products(__m512i d, __m512i codes, const uint8_t* x) {
+  if constexpr (!Traits<F>::nibbles) return _mm512_dpbusd_epi32(d, codes, _mm512_loadu_si512(x));
+  const __m512i low = _mm512_set1_epi8(15);
+  const __m512i even = _mm512_and_si512(codes, low), odd = _mm512_and_si512(_mm512_srli_epi16(codes, 4), low);
+  return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(d, even, _mm512_loadu_si512(x)), odd, _mm512_loadu_si512(x + 64));
 }
 
 // Products of 64 stored bytes with one token, added to `bias`.
 template <Fmt F>
-inline __m512i chunk_dot(__m512i codes, const Token& x, __m512i bias, const Extra& extra, int64_t chunk) {
-  if constexpr (Traits<F>::nibbles) {
-    const __m512i low = _mm512_set1_epi8(15);
-    const __m512i even = _mm512_and_si512(codes, low), odd = _mm512_and_si512(_mm512_srli_epi16(codes, 4), low);
-    if (extra.any) [[unlikely]] {
-      const __m512i e = _mm512_dpbusd_epi32(_mm512_setzero_si512(), even, _mm512_load_si512(extra.fours[0]));
-      bias = _mm512_add_epi32(bias, _mm512_slli_epi32(_mm512_dpbusd_epi32(e, odd, _mm512_load_si512(extra.fours[1])), 6));
-    }
-    const __m512i d = _mm512_dpbusd_epi32(bias, even, _mm512_loadu_si512(x.codes + chunk * 128));
-    return _mm512_dpbusd_epi32(d, odd, _mm512_loadu_si512(x.codes + chunk * 128 + 64));
-  } else {
-    if (extra.any) [[unlikely]] {
-      const __m512i e = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, _mm512_load_si512(extra.fours[0]));
-      bias = _mm512_add_epi32(bias, _mm512_slli_epi32(e, 6));
-    }
-    return _mm512_dpbusd_epi32(bias, codes, _mm512_loadu_si512(x.codes + chunk * 64));
-  }
+inline __m512i chunk_dot(__m512i codes, const Token& x, __m512i bias, bool outliers, int64_t chunk) {
+  const int64_t at = chunk * (Traits<F>::nibbles ? 128 : 64);
+  if (outliers) [[unlikely]]
+    bias = _mm512_add_epi32(bias, _mm512_slli_epi32(products<F>(_mm512_setzero_si512(), codes, x.extra + at), 6));
+  return products<F>(bias, codes, x.codes + at);
 }
 
 // v[r], quarter i: four lanes of block i of row r -> quarter r, lane i: their sum.
@@ -145,10 +130,10 @@ inline void sixteen_blocks(__m512 acc[T], const FourRows<F>& w, int64_t ahead, c
       const int64_t chunk = first / kChunkBlocks + k;
       const int64_t bytes = (count - 4 * i - k * kChunkBlocks) * kBlockBytes;
       __m512i bias[T];
-      Extra extra[T];
+      bool outliers[T];
       UNROLL for (int t = 0; t < T; ++t) {
         bias[t] = chunk_bias<F>(x[t], chunk);
-        chunk_extra<F>(x[t], chunk, extra[t]);
+        outliers[t] = chunk_outliers<F>(x[t], chunk);
       }
       UNROLL for (int r = 0; r < 4; ++r) {
         const uint8_t* p = w.codes[r] + chunk * 64;
@@ -157,7 +142,7 @@ inline void sixteen_blocks(__m512 acc[T], const FourRows<F>& w, int64_t ahead, c
         if (Traits<F>::is_signed)
           codes = _mm512_xor_si512(codes, _mm512_set1_epi8(static_cast<char>(Traits<F>::nibbles ? 0x88 : 0x80)));
         UNROLL for (int t = 0; t < T; ++t) {
-          const __m512i v = chunk_dot<F>(codes, x[t], bias[t], extra[t], chunk);
+          const __m512i v = chunk_dot<F>(codes, x[t], bias[t], outliers[t], chunk);
           if (k == 0) d[t][r] = v;
           else d[t][r] = _mm512_add_epi32(_mm512_shuffle_i32x4(d[t][r], v, 0x88), _mm512_shuffle_i32x4(d[t][r], v, 0xdd));
         }
@@ -181,7 +166,7 @@ inline void sixteen_blocks(__m512 acc[T], const FourRows<F>& w, int64_t ahead, c
 // Rows [row, row + count), at most four, for T tokens from t0 on.
 template <Fmt F, int T>
 [[gnu::noinline]] void gemv_tile(const Matrix<F>& w, int64_t row, int64_t count, const uint8_t* prepared,
-                                 const OutlierLayout& layout, int64_t t0, float* y, int64_t y_stride, const Epilogue& e) {
+                                 const PreparedLayout& layout, int64_t t0, float* y, int64_t y_stride, const Epilogue& e) {
   Token x[T];
   UNROLL for (int t = 0; t < T; ++t) x[t] = Token(prepared + (t0 + t) * layout.size, layout);
   const FourRows<F> rows(w, row, count);
@@ -201,7 +186,7 @@ template <Fmt F, int T>
 }
 
 template <Fmt F>
-void gemv_rows(const Matrix<F>& w, int64_t row, int64_t count, const uint8_t* prepared, const OutlierLayout& layout,
+void gemv_rows(const Matrix<F>& w, int64_t row, int64_t count, const uint8_t* prepared, const PreparedLayout& layout,
                int64_t tokens, float* y, int64_t y_stride, const Epilogue& e) {
   int64_t t = 0;
   for (; tokens - t >= 4; t += 4) gemv_tile<F, 4>(w, row, count, prepared, layout, t, y, y_stride, e);

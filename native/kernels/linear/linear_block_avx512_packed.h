@@ -182,7 +182,7 @@ inline __m512i packed_start(const Token& x, const uint8_t* codes, int64_t b) {
     else d = _mm512_set1_epi32(x.bias[2 * b] + x.bias[2 * b + 1]);
   }
   if (g >= first && g < first + kGroups) [[unlikely]]
-    d = _mm512_add_epi32(d, times_extra(group_codes<Traits<F>::nibbles>(codes, g), x.extra + wide));
+    d = _mm512_add_epi32(d, times_extra(group_codes<Traits<F>::nibbles>(codes, g), x.extra + group_at(Traits<F>::nibbles, wide, g)));
   return d;
 }
 
@@ -228,7 +228,7 @@ template <Fmt F, int T>
 // Rows [row, row + count) of one panel, for T tokens.
 template <Fmt F, int T>
 [[gnu::noinline]] void packed_tile(const uint8_t* panel, const PackedLayout<F>& l, int64_t row, int64_t count,
-                                   const uint8_t* prepared, const OutlierLayout& layout, float* y, int64_t y_stride, const Epilogue& e) {
+                                   const uint8_t* prepared, const PreparedLayout& layout, float* y, int64_t y_stride, const Epilogue& e) {
   Token x[T];
   UNROLL for (int t = 0; t < T; ++t) x[t] = Token(prepared + t * layout.size, layout);
   const int64_t blocks = l.blocks * l.kPerBlock;
@@ -254,7 +254,7 @@ template <Fmt F>
 void packed_gemv(const WeightView& view, const uint8_t* prepared, int64_t tokens, int64_t out_begin, int64_t out_end, float* y,
                  int64_t y_stride, const Epilogue& e) {
   const PackedLayout<F> l(view.in);
-  const OutlierLayout layout(view.in, Traits<F>::nibbles);
+  const PreparedLayout layout(view.in, Traits<F>::nibbles);
   for (int64_t row = out_begin; row < out_end; row += kPanelRows) {
     const uint8_t* panel = view.packed + row / kPanelRows * l.size;
     const int64_t count = out_end - row < kPanelRows ? out_end - row : kPanelRows;

@@ -1,16 +1,5 @@
 // AVX-512: activations to int8, for few tokens as in linear_prepared.h, for many in groups. Included by one file only.
 //
-// A block with an outlier gives its four codes (the group: those that vpdpbusd adds up together) more bits, so that the others
-// keep theirs (docs/adr/0030). It has one if top, its largest |x|, exceeds rest, the largest outside the group, by more than
-// kOutlier times the mean of top over the token's blocks:
-//
-//   d = max(rest / 127, top / 8191.5),  n = round(x / d),  in the group n = q + 64 e, elsewhere n = q;  q, e: i8
-//
-// Few tokens: the layout of linear_prepared.h, n in the place of q in sums and bias, and behind it
-//
-//   extra  [blocks16] 4 x i8   e of the block's group; zeros without an outlier
-//   group  [blocks16] u8       which of the 8 groups, in the order of the interleaved codes below; kNoGroup: no outlier
-//
 // From kGemmTokens on, tokens are interleaved by eights, so that a tile of the GEMM walks over one stretch of memory
 // and finds everything at constant distances (with a pointer per token the compiler ran out of registers). Per half group
 // of 8 tokens and block of 32, kEight<nibbles> bytes:
@@ -44,7 +33,7 @@ inline int64_t half_group_bytes(int64_t in) {
 // Bytes per token that serve both orders.
 template <bool kNibbles>
 size_t prepared_bytes_either(int64_t in) {
-  const int64_t plain = OutlierLayout(in, kNibbles).size, interleaved = round_up(in / kBlock * kEight<kNibbles> / 8, 64);
+  const int64_t plain = PreparedLayout(in, kNibbles).size, interleaved = round_up(in / kBlock * kEight<kNibbles> / 8, 64);
   return static_cast<size_t>(plain > interleaved ? plain : interleaved);
 }
 
@@ -230,25 +219,35 @@ template <bool kNibbles>
 
 inline __m128i minus_shifted(__m128i v, int bits) { return _mm_sub_epi32(_mm_setzero_si128(), _mm_slli_epi32(v, bits)); }
 
+// Codes of four blocks in the order of linear_prepared.h.
 template <bool kNibbles>
-inline void store_plain(const Four& f, int64_t b, const OutlierLayout& layout, uint8_t* out) {
+inline void store_codes(const __m512i codes[2], uint8_t* out) {
+  UNROLL for (int half = 0; half < 2; ++half) {
+    if constexpr (kNibbles) {
+      const __m256i a = _mm512_cvtepi16_epi8(half ? _mm512_srli_epi16(codes[0], 8) : codes[0]);
+      const __m256i c = _mm512_cvtepi16_epi8(half ? _mm512_srli_epi16(codes[1], 8) : codes[1]);
+      _mm512_storeu_si512(out + half * 64, _mm512_inserti64x4(_mm512_castsi256_si512(a), c, 1));
+    } else {
+      _mm512_storeu_si512(out + half * 64, codes[half]);
+    }
+  }
+}
+
+template <bool kNibbles>
+inline void store_plain(const Four& f, int64_t b, const PreparedLayout& layout, uint8_t* out) {
   Groups g{{kNoGroup, kNoGroup, kNoGroup, kNoGroup}, {0, 0, 0, 0}};
   if (f.outliers) find_groups<kNibbles>(f, g);
-  memcpy(out + layout.extra + 4 * b, g.extra, 16);
   memcpy(out + layout.group + b, g.group, 4);
   _mm_storeu_ps(reinterpret_cast<float*>(out + layout.scale) + b, f.scale);
   _mm_storeu_ps(reinterpret_cast<float*>(out + layout.sums) + b, f.sums);
   __m128i* bias = reinterpret_cast<__m128i*>(out + layout.bias + b * (kNibbles ? 4 : 8));
+  const __m512i none = _mm512_setzero_si512();
+  const __m512i extra[2] = {f.outliers ? f.extra[0] : none, f.outliers ? f.extra[1] : none};
+  store_codes<kNibbles>(f.codes, out + b * 32);
+  store_codes<kNibbles>(extra, out + layout.extra + b * 32);
   if constexpr (kNibbles) {
-    UNROLL for (int half = 0; half < 2; ++half) {
-      const __m256i a = _mm512_cvtepi16_epi8(half ? _mm512_srli_epi16(f.codes[0], 8) : f.codes[0]);
-      const __m256i c = _mm512_cvtepi16_epi8(half ? _mm512_srli_epi16(f.codes[1], 8) : f.codes[1]);
-      _mm512_storeu_si512(out + b * 32 + half * 64, _mm512_inserti64x4(_mm512_castsi256_si512(a), c, 1));
-    }
     _mm_storeu_si128(bias, minus_shifted(_mm_add_epi32(f.first, f.second), 3));
   } else {
-    _mm512_storeu_si512(out + b * 32, f.codes[0]);
-    _mm512_storeu_si512(out + b * 32 + 64, f.codes[1]);
     _mm_storeu_si128(bias, minus_shifted(_mm_unpacklo_epi32(f.first, f.second), 7));
     _mm_storeu_si128(bias + 1, minus_shifted(_mm_unpackhi_epi32(f.first, f.second), 7));
   }
@@ -285,7 +284,7 @@ inline void store_interleaved(const Four& f, int64_t blocks, int64_t token, uint
 
 template <bool kNibbles>
 void prepare(const float* x, int64_t x_stride, int64_t in, int64_t row_begin, int64_t row_end, void* prepared) {
-  const OutlierLayout layout(in, kNibbles);
+  const PreparedLayout layout(in, kNibbles);
   const bool interleaved = row_begin > 0 || row_end >= kGemmTokens;  // the whole is at least row_end tokens
   for (int64_t t = row_begin; t < row_end; ++t) {
     uint8_t* base = static_cast<uint8_t*>(prepared);
@@ -304,7 +303,6 @@ void prepare(const float* x, int64_t x_stride, int64_t in, int64_t row_begin, in
       memset(out + layout.scale + b * 4, 0, 16);
       memset(out + layout.sums + b * 4, 0, 16);
       memset(out + layout.bias + b * (kNibbles ? 4 : 8), 0, kNibbles ? 16 : 32);
-      memset(out + layout.extra + b * 4, 0, 16);
       memset(out + layout.group + b, kNoGroup, 4);
     }
   }

@@ -26,7 +26,7 @@ void run(const WeightView& view, const float*, int64_t, const void* prepared, in
   const uint8_t* x = static_cast<const uint8_t*>(prepared);
   if (tokens >= kGemmTokens) return gemm<F>(view, x, tokens, out_begin, out_end, y, y_stride, e, scratch);
   if (view.packed) return packed_gemv<F>(view, x, tokens, out_begin, out_end, y, y_stride, e);
-  const OutlierLayout layout(view.in, Traits<F>::nibbles);
+  const PreparedLayout layout(view.in, Traits<F>::nibbles);
   for (int64_t row = out_begin; row < out_end; row += 4)
     gemv_rows<F>(w, row, out_end - row < 4 ? out_end - row : 4, x, layout, tokens, y, y_stride, e);
 }

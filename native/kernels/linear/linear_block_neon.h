@@ -52,12 +52,14 @@ inline float32x4_t levels4(const uint8_t* one, const uint8_t* super, int64_t b, 
 }
 
 struct Token {
-  const int8_t* codes;
+  const int8_t *codes, *extra;
   const float *scale, *sums;
   const int32_t* bias;
+  const uint8_t* group;
   Token() = default;
   Token(const uint8_t* p, const PreparedLayout& l)
-      : codes(reinterpret_cast<const int8_t*>(p)), scale(floats_at(p, l.scale)), sums(floats_at(p, l.sums)), bias(ints_at(p, l.bias)) {}
+      : codes(reinterpret_cast<const int8_t*>(p)), extra(codes + l.extra), scale(floats_at(p, l.scale)), sums(floats_at(p, l.sums)),
+        bias(ints_at(p, l.bias)), group(p + l.group) {}
 };
 
 // As a matrix.
@@ -87,17 +89,20 @@ inline Codes unpack(const uint8_t* p) {
   }
 }
 
+// Products of weight block b's codes with bytes of activations.
+template <Fmt F>
+inline int32x4_t products(const Codes& w, const int8_t* x, int64_t b) {
+  if constexpr (Traits<F>::block == 16) return Dot::of(w.v[0], vld1q_s8(x + b * 16));
+  const int8_t* p = Traits<F>::nibbles ? x + b / 4 * 128 + b % 4 * 16 : x + b * 32;
+  return Dot::of(w.v[0], vld1q_s8(p), w.v[1], vld1q_s8(p + (Traits<F>::nibbles ? 64 : 16)));
+}
+
 template <Fmt F>
 inline int32x4_t block_dot(const Codes& w, const Token& x, int64_t b) {
-  if constexpr (Traits<F>::block == 16) {
-    return Dot::of(w.v[0], vld1q_s8(x.codes + b * 16));
-  } else {
-    const int8_t* p = Traits<F>::nibbles ? x.codes + b / 4 * 128 + b % 4 * 16 : x.codes + b * 32;
-    const int32x4_t d = Dot::of(w.v[0], vld1q_s8(p), w.v[1], vld1q_s8(p + (Traits<F>::nibbles ? 64 : 16)));
-    if (!kHasBias<F>) return d;
-    const int32x2_t bias = vld1_s32(x.bias + 2 * b);
-    return vsubq_s32(d, vcombine_s32(bias, vdup_n_s32(0)));
-  }
+  int32x4_t d = products<F>(w, x.codes, b);
+  if (x.group[Traits<F>::block == 16 ? b / 2 : b] != kNoGroup) [[unlikely]] d = vaddq_s32(d, vshlq_n_s32(products<F>(w, x.extra, b), 6));
+  if constexpr (kHasBias<F>) d = vsubq_s32(d, vcombine_s32(vld1_s32(x.bias + 2 * b), vdup_n_s32(0)));
+  return d;
 }
 
 // v[r]: four sums of row r -> lane r: the sum of all.

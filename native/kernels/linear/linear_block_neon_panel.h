@@ -69,6 +69,11 @@ struct NeonPanel {
     }
   }
 
+  template <Fmt F>
+  static Int times_extra(const uint8_t* p, Int e) {
+    return vshlq_n_s32(vdotq_s32(vdupq_n_s32(0), vreinterpretq_s8_u8(vld1q_u8(p)), vreinterpretq_s8_s32(e)), 6);
+  }
+
   template <Fmt F, int T, int kFrom, int kCount>
   static void dots(Int d[kVectors][T], const uint8_t* codes, const uint8_t* const x[T], int64_t at) {
     constexpr int64_t kBytes = kPanelRows<NeonPanel> * 4;

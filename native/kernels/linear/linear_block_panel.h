@@ -11,6 +11,7 @@
 //   V::transpose(Int[kLanes])           as a matrix of 32-bit lanes
 //   V::unpack<F>(Int, planes[2])        four codes of each row; nibbles: the even codes, the odd ones
 //   V::dots<F, T, from, count>(d, codes, x)  d[v][t] = products of the fours [from, from + count) of a block
+//   V::times_extra<F>(p, e)             64 * products of one four of codes, from p on, with e
 //   and load, store, splat, mul, fma, widen (i32 -> f32), add_ints, splat_ints
 //
 // The codes of rows meet in lanes, so sums need no folding and a scale is one vector for all rows:
@@ -20,7 +21,7 @@
 #pragma once
 
 #include "kernels/linear/linear_formats.h"
-#include "kernels/linear/linear_prepared.h"
+#include "kernels/linear/linear_outliers.h"
 
 namespace datong {
 namespace {
@@ -129,6 +130,15 @@ inline void panel_block(typename V::Float acc[V::kVectors][T], const uint8_t* co
   typename V::Int d[V::kVectors][T];
   const int64_t at = Traits<F>::nibbles ? b / 4 * 128 + b % 4 * 16 : b * 32;
   V::template dots<F, T, kFrom, kCount>(d, codes, x, at);
+  UNROLL for (int t = 0; t < T; ++t) {
+    const uint8_t group = x[t][layout.group + b];
+    if (group == kNoGroup) [[likely]] continue;
+    const int four = Traits<F>::nibbles ? group % 2 * 4 + group / 2 : group;
+    if (four < kFrom || four >= kFrom + kCount) continue;
+    const typename V::Int e = V::splat_ints(int_at(x[t] + layout.extra + group_at(Traits<F>::nibbles, b, group)));
+    UNROLL for (int v = 0; v < V::kVectors; ++v)
+      d[v][t] = V::add_ints(d[v][t], V::template times_extra<F>(codes + four * kFourBytes<V, F> + v * V::kLanes * 4, e));
+  }
   UNROLL for (int t = 0; t < T; ++t) {
     typename V::Int bias;
     if constexpr (V::template kBias<F> != 0) {

@@ -1,10 +1,10 @@
 // Portable linear kernels: plain C++ that the compiler may vectorise. Plain formats in f32; block formats on the same
-// int8 activations as the fast variants, so that all agree up to rounding.
+// rounded activations as the fast variants, so that all agree up to rounding.
 #include <math.h>
 
 #include "kernels/linear/linear_dequantise.h"
 #include "kernels/linear/linear_list.h"
-#include "kernels/linear/linear_prepared.h"
+#include "kernels/linear/linear_outliers.h"
 
 namespace datong {
 namespace {
@@ -48,31 +48,64 @@ bool is_bf16(const CpuFeatures&, const WeightView& w) { return strcmp(w.format, 
 
 // ---- block formats -----------------------------------------------------------------------------------------------------
 
-// Byte order of linear_prepared.h; `bias` is not needed here and not written.
+// Of one token: n as linear_outliers.h defines it, in plain order and whole; no sums of halves, for weights keep their signs.
+struct WholeLayout {
+  int64_t blocks, scale, sums, size;  // codes: [blocks * 32] i16; d and d * sum(n): [blocks] f32
+  explicit WholeLayout(int64_t in) : blocks(in / kBlock), scale(in * 2), sums(scale + blocks * 4), size(round_up(sums + blocks * 4, 64)) {}
+};
+
+size_t whole_bytes(int64_t in) { return static_cast<size_t>(WholeLayout(in).size); }
+
+// The largest |x|, a NaN being larger than anything, and the largest outside its group.
+void find_tops(const float* x, bool nibbles, float& top, float& rest) {
+  top = rest = 0;
+  for (int64_t g = 0; g < 8; ++g) {
+    float most = 0;
+    for (int64_t i = 0; i < 4; ++i) {
+      const float a = fabsf(x[element_of(nibbles, g, i)]);
+      if (a > most || a != a) most = a;
+      if (most != most) break;
+    }
+    if (top != top) continue;
+    if (most > top || most != most) {
+      rest = top;
+      top = most;
+    } else if (most > rest) {
+      rest = most;
+    }
+  }
+}
+
+template <bool kNibbles>
 void prepare(const float* x, int64_t x_stride, int64_t in, int64_t row_begin, int64_t row_end, void* prepared) {
-  const PreparedLayout layout(in, false);
+  const WholeLayout layout(in);
   for (int64_t t = row_begin; t < row_end; ++t) {
     uint8_t* out = static_cast<uint8_t*>(prepared) + t * layout.size;
-    for (int64_t b = 0; b < layout.blocks; ++b) {
-      const float* block = x + t * x_stride + b * kBlock;
-      int8_t* codes = reinterpret_cast<int8_t*>(out + b * kBlock);
-      float top = 0;
-      bool nan = false;
-      for (int64_t i = 0; i < kBlock; ++i) {
-        const float a = fabsf(block[i]);
-        nan |= a != a;
-        top = a > top ? a : top;
+    int16_t* n = reinterpret_cast<int16_t*>(out);
+    float *scale = reinterpret_cast<float*>(out + layout.scale), *sums = reinterpret_cast<float*>(out + layout.sums);
+    const float* block = x + t * x_stride;
+    for (int64_t b = 0; b < layout.blocks; ++b) find_tops(block + b * kBlock, kNibbles, scale[b], sums[b]);  // d comes later
+    const float limit = outlier_limit(scale, layout.blocks);
+    for (int64_t b = 0; b < layout.blocks; ++b, block += kBlock, n += kBlock) {
+      const float top = scale[b];
+      if (has_outlier(top, sums[b], limit)) {
+        OutlierBlock o;
+        quantise_outlier(block, top, sums[b], kNibbles, o);
+        for (int64_t i = 0; i < kBlock; ++i) n[i] = o.q[i];
+        for (int64_t i = 0; i < 4; ++i) n[element_of(kNibbles, o.group, i)] = static_cast<int16_t>(n[element_of(kNibbles, o.group, i)] + 64 * o.e[i]);
+        scale[b] = o.d;
+        sums[b] = o.d * static_cast<float>(o.first + o.second);
+        continue;
       }
       const float inverse = top > kTiny ? 127.0f / top : 0.0f;
       int sum = 0;
       for (int64_t i = 0; i < kBlock; ++i) {
         const float v = nearbyintf(block[i] * inverse);
-        codes[i] = static_cast<int8_t>(v >= -127.0f && v <= 127.0f ? v : 0.0f);  // infinity * 0 would be no integer
-        sum += codes[i];
+        n[i] = static_cast<int16_t>(v >= -127.0f && v <= 127.0f ? v : 0.0f);  // infinity * 0 would be no integer
+        sum += n[i];
       }
-      const float d = nan ? bits_to_float(0x7fc00000u) : top > kTiny ? top / 127.0f : 0.0f;
-      reinterpret_cast<float*>(out + layout.scale)[b] = d;
-      reinterpret_cast<float*>(out + layout.sums)[b] = d * static_cast<float>(sum);
+      scale[b] = top <= kTiny ? 0.0f : top / 127.0f;  // a NaN passes
+      sums[b] = scale[b] * static_cast<float>(sum);
     }
   }
 }
@@ -96,8 +129,8 @@ size_t block_scratch(const WeightView& w, int64_t) {
 }
 
 template <Fmt F>
-float dot(const RowScratch& row, const uint8_t* x, const PreparedLayout& layout) {
-  const int8_t* q = reinterpret_cast<const int8_t*>(x);
+float dot(const RowScratch& row, const uint8_t* x, const WholeLayout& layout) {
+  const int16_t* n = reinterpret_cast<const int16_t*>(x);
   const float *d = floats_at(x, layout.scale), *sums = floats_at(x, layout.sums);
   constexpr int64_t kPer = kBlock / Traits<F>::block;  // weight blocks per activation block
   float total = 0;
@@ -105,7 +138,7 @@ float dot(const RowScratch& row, const uint8_t* x, const PreparedLayout& layout)
     float block = 0;
     for (int64_t k = b * kPer; k < (b + 1) * kPer; ++k) {
       int32_t sum = 0;
-      for (int64_t i = k * Traits<F>::block; i < (k + 1) * Traits<F>::block; ++i) sum += row.codes[i] * q[i];
+      for (int64_t i = k * Traits<F>::block; i < (k + 1) * Traits<F>::block; ++i) sum += row.codes[i] * n[i];
       block += row.scale[k] * static_cast<float>(sum);
     }
     total += d[b] * block;
@@ -118,7 +151,7 @@ template <Fmt F>
 void run_block(const WeightView& view, const float*, int64_t, const void* prepared, int64_t tokens, int64_t out_begin,
                int64_t out_end, float* y, int64_t y_stride, const Epilogue& e, void* scratch) {
   const Matrix<F> w(view);
-  const PreparedLayout layout(view.in, false);
+  const WholeLayout layout(view.in);
   const RowScratch row = RowScratch::in_memory<F>(scratch, view.in);
   for (int64_t o = out_begin; o < out_end; ++o) {
     unpack_codes<F>(w.codes + o * w.codes_stride, view.in, row.codes);
@@ -140,7 +173,7 @@ bool usable(const CpuFeatures&, const WeightView& w) {
 
 template <Fmt F>
 constexpr LinearKernel block(const char* name) {
-  return {name, usable<F>, prepared_bytes<false>, prepare, block_scratch<F>, run_block<F>, 1};
+  return {name, usable<F>, whole_bytes, prepare<Traits<F>::nibbles>, block_scratch<F>, run_block<F>, 1};
 }
 
 constexpr LinearKernel kKernels[] = {

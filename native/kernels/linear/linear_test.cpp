@@ -57,9 +57,9 @@ struct Packed {
 // The four codes that are multiplied together with element i: of nibble formats the even or the odd ones of eight.
 int64_t group_of(int64_t i, bool nibbles) { return nibbles ? i / 8 * 2 + i % 2 : i / 4; }
 
-// Activations as the kernels see them, by the definitions of linear_prepared.h and, with `outliers`, of
-// linear_block_avx512_prepare.h. `steps`: what the values of each block are multiples of.
-std::vector<double> quantised(const float* x, int64_t n, bool outliers, bool nibbles, std::vector<float>& steps) {
+// Activations as the kernels see them, by the definitions of linear_prepared.h and linear_outliers.h. `steps`: what the values
+// of each block are multiples of.
+std::vector<double> quantised(const float* x, int64_t n, bool nibbles, std::vector<float>& steps) {
   std::vector<double> q(static_cast<size_t>(n));
   steps.clear();
   float lanes[4] = {0, 0, 0, 0};
@@ -78,7 +78,7 @@ std::vector<double> quantised(const float* x, int64_t n, bool outliers, bool nib
     for (int64_t i = b; i < b + 32; ++i)
       if (group_of(i, nibbles) != group_of(largest, nibbles)) rest = std::max(rest, std::fabs(x[i]));
     float step = top / 127.0f, inverse = 127.0f / top;
-    if (outliers && top - rest > limit) {
+    if (top - rest > limit) {
       step = std::max(rest / 127.0f, top / 8191.5f);
       inverse = std::min(127.0f / rest, 8191.5f / top);
     }
@@ -111,13 +111,12 @@ void check(const LinearKernel& k, const TestWeight& weight, const WeightView& w,
 
   const std::vector<double> dense = weight.dense();
   const bool rounds_x = std::strstr(k.name, "avx512bf16") != nullptr;  // activations rounded to bf16
-  const bool outliers = std::strstr(k.name, "avx512vnni") != nullptr;
   const bool nibbles = w.codes_dtype == DT_I4 || w.codes_dtype == DT_U4;
   std::vector<float> steps;
   double worst_ratio = 0;
   for (int64_t t = 0; t < p.tokens; ++t) {
     const float* a = x.data() + t * x_stride;
-    const std::vector<double> q = quantises ? quantised(a, p.in, outliers, nibbles, steps) : std::vector<double>(a, a + p.in);
+    const std::vector<double> q = quantises ? quantised(a, p.in, nibbles, steps) : std::vector<double>(a, a + p.in);
     for (int64_t o = 0; o < p.out; ++o) {
       double seen = 0, exact = 0, size = 0, bound = 0;
       for (int64_t i = 0; i < p.in; ++i) {
@@ -178,6 +177,19 @@ void check_batching(const LinearKernel& k, const WeightView& w) {
   }
 }
 
+// Of block formats all kernels but the reference round alike and sum in one order: the same bits on every processor.
+void check_alike(const std::vector<LinearKernel>& kernels, const WeightView& w, int64_t tokens) {
+  std::vector<float> x = random_floats(tokens * w.in, 13);
+  for (int64_t i = 5; i < tokens * w.in; i += 71) x[static_cast<size_t>(i)] *= 30.0f;
+  std::vector<float> first, y(static_cast<size_t>(tokens * w.out));
+  const char* name = nullptr;
+  for (const LinearKernel& k : kernels) {
+    run(k, w, x.data(), w.in, tokens, 0, w.out, y.data(), w.out, Epilogue{nullptr, nullptr, 0});
+    if (!name) first = y, name = k.name;
+    CHECK(std::memcmp(first.data(), y.data(), y.size() * 4) == 0, "%s and %s differ with %lld tokens", name, k.name, (long long)tokens);
+  }
+}
+
 // What is not finite is not hidden.
 void check_not_finite(const LinearKernel& k, const TestWeight& weight, float bad) {
   const WeightView& w = weight.view;
@@ -227,6 +239,10 @@ int main(int argc, char** argv) {
         if (p.in == 512) check_not_finite(kernel, weight, INFINITY);
       }
       CHECK(reference || argc > 1, "%s has no reference kernel", format);
+      std::vector<LinearKernel> alike;
+      for (const LinearKernel& kernel : linear_kernels())
+        if (weight.view.block && !weight.view.tile && !std::strstr(kernel.name, "_ref") && kernel.usable(cpu, weight.view)) alike.push_back(kernel);
+      check_alike(alike, weight.view, p.tokens);
     }
   }
   CHECK(tested > 0, "no kernel was tested");
