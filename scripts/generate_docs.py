@@ -310,8 +310,9 @@ def speed() -> str:
     out = [HEADER.format(source="bench/results"), "# Speed beside other programs\n\n"]
     out.append(
         "Written by `bench/compare.py`: all engines alternating in one run, medians; in brackets how many times as\n"
-        "good Datong is. Tokens per second, unless a task says otherwise. `of limit`: decoding against plain reads of\n"
-        "the same bytes, prompts against the processor's int8 products, both measured in the same run.\n"
+        "good Datong is. Tokens per second, unless a task says otherwise. `of limit`: decoding against `plain reads`,\n"
+        "loops that read the weights' bytes as often and compute nothing, which take their turn as an engine does;\n"
+        "prompts against the processor's int8 products.\n"
     )
     for name, title in COMPARISONS.items():
         conditions, tasks = _comparison(name)

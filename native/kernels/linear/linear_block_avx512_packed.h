@@ -69,6 +69,8 @@ void pack(const WeightView& view, int64_t row_begin, int64_t row_end, uint8_t* p
     uint8_t* panel = packed + row / kPanelRows * l.size;
     int64_t rows[kPanelRows];
     rows_of_panel(row, row_end - row < kPanelRows ? row_end - row : kPanelRows, rows);
+    const int64_t last = (l.blocks - 1) / 2 * l.kPair;
+    memset(panel + last, 0, static_cast<size_t>(l.size - last));  // what no block fills
     for (int64_t b = 0; b < l.blocks; b += 2) unpack_codes<F>(w, rows, b, l.blocks - b < 2 ? 1 : 2, panel + l.codes(b));
     for (int64_t b = 0; b < w.blocks; ++b) {
       pack_level(w.scale, w.scale_stride, rows, b, kSize, panel + l.level(b));

@@ -45,8 +45,14 @@ struct Packed {
   Aligned memory;
   Packed(const LinearKernel& k, const WeightView& w) : view(w), memory(k.packed_bytes(w)) {
     const int64_t middle = w.out / 2 / k.out_multiple * k.out_multiple;
+    const size_t size = k.packed_bytes(w);
+    std::memset(memory.p, 0x5a, size);
+    k.pack(w, 0, w.out, memory.p);
+    std::vector<uint8_t> whole(memory.p, memory.p + size);
+    std::memset(memory.p, 0xa5, size);
     k.pack(w, 0, middle, memory.p);
     k.pack(w, middle, w.out, memory.p);
+    CHECK(std::memcmp(whole.data(), memory.p, size) == 0, "%s does not fill what it packs, or packs parts otherwise", k.name);
     view.packed = memory.p;
     view.codes = nullptr;
     view.scale = view.min = nullptr;
