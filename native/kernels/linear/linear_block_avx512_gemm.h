@@ -43,12 +43,22 @@ struct Fetch {
   }
 };
 
+// Where a tile finds scales and mins: as f32 in a Panel, or of formats with one level, packed, as f16 beside the codes.
+enum class Levels { panel, packed };
+
+// Scales or mins of 16 rows.
+template <Levels kLevels>
+inline __m512 levels_at(const uint8_t* p) {
+  if constexpr (kLevels == Levels::panel) return _mm512_load_ps(p);
+  else return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
 // acc[p][t] += vectors [kFrom, kFrom + kCount) of a block of panel p, times the scale. codes, scales: of the first panel, the
-// second one's are `next` and Panel::kBytes behind them. x: codes of the block from the first token on; words: likewise its
+// second one's are `next` and `next_scale` behind them. x: codes of the block from the first token on; words: likewise its
 // scales, sums and biases.
-template <Fmt F, int P, int T, int kFrom, int kCount>
-inline void tile_block(__m512 acc[P][T], const uint8_t* codes, int64_t next, const uint8_t* scales, const uint8_t* x,
-                       const uint8_t* words) {
+template <Fmt F, Levels kLevels, int P, int T, int kFrom, int kCount>
+inline void tile_block(__m512 acc[P][T], const uint8_t* codes, int64_t next, const uint8_t* scales, int64_t next_scale,
+                       const uint8_t* x, const uint8_t* words) {
   constexpr int64_t kBias = kBiasAt + (Traits<F>::block == 32 ? 0 : kFrom ? 64 : 32);
   constexpr uint32_t kNone = 0xffffffffu >> 8 * (4 - T);
   __m512i d[P][T];
@@ -91,7 +101,7 @@ inline void tile_block(__m512 acc[P][T], const uint8_t* codes, int64_t next, con
     }
   }
   UNROLL for (int p = 0; p < P; ++p) {
-    const __m512 s = _mm512_load_ps(scales + p * Panel::kBytes);
+    const __m512 s = levels_at<kLevels>(scales + p * next_scale);
     UNROLL for (int t = 0; t < T; ++t) {
       const __m512 both = _mm512_mul_ps(s, _mm512_castsi512_ps(dword(words + kScaleAt + 4 * t)));
       acc[p][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[p][t]), both, acc[p][t]);
@@ -114,31 +124,36 @@ struct TileArgs {
 };
 
 // acc[p][t] += the blocks first, first + step ... of a chunk, in the order of linear_formats.h.
-template <Fmt F, int P, int T, int kFrom, int kCount>
+template <Fmt F, Levels kLevels, int P, int T, int kFrom, int kCount>
 inline void tile_part(__m512 acc[P][T], const TileArgs& a, int64_t first, int64_t step, Fetch& fetch) {
-  constexpr int64_t kLevels = 64 * 32 / Traits<F>::block, kCodes = Traits<F>::nibbles ? 256 : 512;  // bytes of a block
-  const uint8_t *codes = a.codes + first / 2 * a.pair + first % 2 * kCodes, *scales = a.scales + first * kLevels + (kFrom ? 64 : 0);
+  constexpr bool kPacked = kLevels == Levels::packed;
+  constexpr int64_t kLevel = kPacked ? 32 : 64 * 32 / Traits<F>::block, kCodes = Traits<F>::nibbles ? 256 : 512;  // bytes of a block
+  constexpr int64_t kToMin = kPacked ? 2 * kLevel : Panel::kLevels;
+  const int64_t pair = kPacked ? PackedLayout<F>::kPair : a.pair, two = kPacked ? pair : 2 * kLevel;  // from block to second next
+  const int64_t next_scale = kPacked ? a.next : Panel::kBytes;
+  const uint8_t* codes = a.codes + first / 2 * pair + first % 2 * kCodes;
+  const uint8_t* scales = a.scales + first / 2 * two + first % 2 * kLevel + (kFrom ? 64 : 0);
   const uint8_t *x = a.x, *words = a.words;
   x += first * kEight<Traits<F>::nibbles>;
   words += first * kEight<Traits<F>::nibbles>;
   for (int64_t b = first; b < a.blocks; b += step) {
     fetch.block();
-    tile_block<F, P, T, kFrom, kCount>(acc, codes, a.next, scales, x, words);
+    tile_block<F, kLevels, P, T, kFrom, kCount>(acc, codes, a.next, scales, next_scale, x, words);
     if constexpr (Traits<F>::has_min) {
       UNROLL for (int p = 0; p < P; ++p) {
-        const __m512 min = _mm512_load_ps(scales + p * Panel::kBytes + Panel::kLevels);
+        const __m512 min = levels_at<kLevels>(scales + p * next_scale + kToMin);
         UNROLL for (int t = 0; t < T; ++t) acc[p][t] = _mm512_fmadd_ps(min, _mm512_castsi512_ps(dword(words + kSumsAt + 4 * t)), acc[p][t]);
       }
     }
-    codes += step / 2 * a.pair;
-    scales += step * kLevels;
+    codes += step / 2 * pair;
+    scales += step / 2 * two;
     x += step * kEight<Traits<F>::nibbles>;
     words += step * kEight<Traits<F>::nibbles>;
   }
 }
 
 // P panels of 16 rows x T tokens.
-template <Fmt F, int P, int T>
+template <Fmt F, Levels kLevels, int P, int T>
 [[gnu::noinline]] void gemm_tile(const TileArgs& a, const Epilogue& e, Fetch& fetch) {
   __m512 total[P][T];
   UNROLL for (int p = 0; p < P; ++p) {
@@ -152,9 +167,9 @@ template <Fmt F, int P, int T>
       UNROLL for (int t = 0; t < T; ++t)
         acc[p][t] = a.first ? _mm512_setzero_ps() : _mm512_load_ps(sums + (p * T + t) * 16);
     }
-    if constexpr (Traits<F>::block == 32) tile_part<F, P, T, 0, 8>(acc, a, i, 4, fetch);
-    else if (i % 2) tile_part<F, P, T, 4, 4>(acc, a, i / 2, 2, fetch);
-    else tile_part<F, P, T, 0, 4>(acc, a, i / 2, 2, fetch);
+    if constexpr (Traits<F>::block == 32) tile_part<F, kLevels, P, T, 0, 8>(acc, a, i, 4, fetch);
+    else if (i % 2) tile_part<F, kLevels, P, T, 4, 4>(acc, a, i / 2, 2, fetch);
+    else tile_part<F, kLevels, P, T, 0, 4>(acc, a, i / 2, 2, fetch);
     UNROLL for (int p = 0; p < P; ++p) {
       UNROLL for (int t = 0; t < T; ++t) {
         if (a.last) total[p][t] = _mm512_add_ps(total[p][t], acc[p][t]);
@@ -169,13 +184,13 @@ template <Fmt F, int P, int T>
   }
 }
 
-template <Fmt F, int P>
+template <Fmt F, Levels kLevels, int P>
 void gemm_tokens(const TileArgs& a, int64_t tokens, const Epilogue& e, Fetch& fetch) {
   switch (tokens) {
-    case 1: return gemm_tile<F, P, 1>(a, e, fetch);
-    case 2: return gemm_tile<F, P, 2>(a, e, fetch);
-    case 3: return gemm_tile<F, P, 3>(a, e, fetch);
-    default: return gemm_tile<F, P, 4>(a, e, fetch);
+    case 1: return gemm_tile<F, kLevels, P, 1>(a, e, fetch);
+    case 2: return gemm_tile<F, kLevels, P, 2>(a, e, fetch);
+    case 3: return gemm_tile<F, kLevels, P, 3>(a, e, fetch);
+    default: return gemm_tile<F, kLevels, P, 4>(a, e, fetch);
   }
 }
 
@@ -230,8 +245,13 @@ void gemm(const WeightView& view, const uint8_t* prepared, int64_t tokens, int64
       TileArgs a{};
       if (view.packed) {
         const uint8_t* packed = view.packed + row / kPanelRows * l.size;
-        packed_levels<F>(packed, l, b, count, panels[0]);
-        if (rows > 16) packed_levels<F>(packed + l.size, l, b, count, panels[1]);
+        if constexpr (Traits<F>::two_level) {
+          packed_levels<F>(packed, l, b, count, panels[0]);
+          if (rows > 16) packed_levels<F>(packed + l.size, l, b, count, panels[1]);
+          a.scales = memory + Panel::kCodes;
+        } else {
+          a.scales = packed + l.level(b);
+        }
         a.codes = packed + l.codes(b);
         a.next = l.size;
         a.pair = l.kPair;
@@ -241,8 +261,8 @@ void gemm(const WeightView& view, const uint8_t* prepared, int64_t tokens, int64
         a.codes = panels[0].codes;
         a.next = Panel::kBytes;
         a.pair = 2 * l.kBlockCodes;
+        a.scales = memory + Panel::kCodes;
       }
-      a.scales = memory + Panel::kCodes;
       a.blocks = count;
       a.first = b == 0;
       a.last = b + count == blocks;
@@ -256,8 +276,13 @@ void gemm(const WeightView& view, const uint8_t* prepared, int64_t tokens, int64
         a.words = x + 4 * (t % 8);
         a.sums = sums + t / kTokens * kSums;
         a.token = t;
-        if (rows > 16) gemm_tokens<kTileOf<F>, 2>(a, tokens - t, e, fetch);
-        else gemm_tokens<kTileOf<F>, 1>(a, tokens - t, e, fetch);
+        constexpr Levels kBeside = Traits<F>::two_level ? Levels::panel : Levels::packed;
+        const auto tile = [&]<Levels kLevels>() {
+          if (rows > 16) gemm_tokens<kTileOf<F>, kLevels, 2>(a, tokens - t, e, fetch);
+          else gemm_tokens<kTileOf<F>, kLevels, 1>(a, tokens - t, e, fetch);
+        };
+        if (view.packed) tile.template operator()<kBeside>();
+        else tile.template operator()<Levels::panel>();
       }
     }
   }

@@ -10,10 +10,11 @@
 namespace datong {
 namespace {
 
-// Blocks of 32 to a chunk, a multiple of 16. Two panels of a chunk and their levels are 30 to 40 KB, which with the
-// activations of four tokens is about a core's L1. A rest that is a little larger is not cut.
+// Blocks of 32 to a chunk, a multiple of 16. Two panels of a chunk and their levels are 35 to 40 KB, which with the
+// activations of four tokens is about a core's L1. A rest that is a little larger is not cut. 16 sequences on 1.1 billion
+// parameters, q4_0, Zen 5, beside 32: 48 (which cuts 64 into 48 and 16) 0.94 x, 64 1.04 x.
 template <bool kNibbles>
-constexpr int64_t kUsualChunk = kNibbles ? 48 : 32;
+constexpr int64_t kUsualChunk = kNibbles ? 64 : 32;
 template <bool kNibbles>
 constexpr int64_t kMostChunk = kUsualChunk<kNibbles> + 4;
 
