@@ -53,7 +53,6 @@ int processors() {
 }  // namespace
 
 void Barrier::wait() {
-  if (size_ == 1) return;
   const uint32_t round = round_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
     arrived_.store(0, std::memory_order_relaxed);
@@ -64,7 +63,9 @@ void Barrier::wait() {
   wait_change(round_, round, spins_);
 }
 
-void Team::barrier() { barrier_->wait(); }
+void Team::barrier() {
+  if (size_ > 1) barrier_->wait();
+}
 
 Range Team::share(int64_t n, int64_t multiple) const {
   const int64_t pieces = (n + multiple - 1) / multiple;

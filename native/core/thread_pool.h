@@ -19,6 +19,7 @@ struct Range {
 // What one thread of the team sees while a job runs.
 class Team {
  public:
+  // barrier: null for a team of one.
   Team(int index, int size, class Barrier* barrier) : index_(index), size_(size), barrier_(barrier) {}
   int index() const { return index_; }
   int size() const { return size_; }

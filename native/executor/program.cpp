@@ -24,8 +24,7 @@ Program::Program(std::shared_ptr<Device> device, const dt_part& part, const Prog
   read_caches(part);
   place_temps(part);
   build_tasks(part);
-  small_ = plan_schedule(true);
-  large_ = plan_schedule(false);
+  for (const Size size : {Size::small, Size::medium, Size::large}) schedules_[static_cast<size_t>(size)] = plan_schedule(size);
   at_.assign(values_.size(), nullptr);
   own_.resize(static_cast<size_t>(device_->pool.size()));
   own_at_.assign(own_.size(), nullptr);
@@ -175,8 +174,9 @@ void Program::build_tasks(const dt_part& part) {
 // A barrier stands before a task that touches bytes which a task since the last barrier wrote, or that writes bytes
 // which one read. Shared scratch is such bytes too: a task that uses it waits for the last user. Private results are
 // not: each thread has its own. Part outputs are never private.
-Program::Schedule Program::plan_schedule(bool small) const {
+Program::Schedule Program::plan_schedule(Size size) const {
   Schedule plan;
+  const bool small = size == Size::small;
   plan.is_private.assign(values_.size(), false);
   std::vector<Span> read, written;
   bool shared_used = false;
@@ -185,24 +185,26 @@ Program::Schedule Program::plan_schedule(bool small) const {
       return std::find(outputs_.begin(), outputs_.end(), v) != outputs_.end();
     });
     const bool replicated = small && tasks_[i]->replicable() && !is_output;
+    const bool by_tokens = size == Size::large && can_go_by_tokens(i);
     plan.replicated.push_back(replicated);
+    plan.by_tokens.push_back(by_tokens);
     for (int v : writes_[i]) plan.is_private[static_cast<size_t>(v)] = replicated;
     auto spans = [&](const std::vector<int>& values) {
       std::vector<Span> result;
       for (int index : values) {
         const Value& v = values_[static_cast<size_t>(index)];
-        if (!plan.is_private[static_cast<size_t>(index)]) result.push_back({v.arena, v.offset, v.offset + v.size});
+        if (!plan.is_private[static_cast<size_t>(index)]) result.push_back({v.arena, v.offset, v.offset + v.size, by_tokens});
       }
       return result;
     };
     const std::vector<Span> reads = spans(reads_[i]), writes = spans(writes_[i]);
     auto clash = [](const std::vector<Span>& a, const std::vector<Span>& b) {
       return std::any_of(a.begin(), a.end(), [&](const Span& x) {
-        return std::any_of(b.begin(), b.end(), [&](const Span& y) { return x.overlaps(y); });
+        return std::any_of(b.begin(), b.end(), [&](const Span& y) { return x.clashes(y); });
       });
     };
     const int64_t most = small ? kReplicate : kReplicate + 1;
-    const bool shared = tasks_[i]->scratch(most, most, device_->pool.size()).shared > 0;
+    const bool shared = !by_tokens && tasks_[i]->scratch(most, most, device_->pool.size()).shared > 0;
     const bool wait = clash(reads, written) || clash(writes, written) || clash(writes, read) || (shared && shared_used);
     if (wait) {
       read.clear();
@@ -215,6 +217,22 @@ Program::Schedule Program::plan_schedule(bool small) const {
     shared_used = shared_used || shared;
   }
   return plan;
+}
+
+// Everything that the task reads and writes has a row per token.
+bool Program::can_go_by_tokens(size_t task) const {
+  const auto has_tokens = [&](int value) { return values_[static_cast<size_t>(value)].lead == Lead::tokens; };
+  return tasks_[task]->row_wise() && std::all_of(reads_[task].begin(), reads_[task].end(), has_tokens) &&
+         std::all_of(writes_[task].begin(), writes_[task].end(), has_tokens);
+}
+
+Program::Size Program::size_of(int64_t tokens, int64_t rows) const {
+  if (tokens <= kReplicate && rows <= kReplicate) return Size::small;
+  return device_->pool.size() > 1 && tokens >= kTokensEach * device_->pool.size() ? Size::large : Size::medium;
+}
+
+Range Program::own_tokens(size_t thread) const {
+  return Team(static_cast<int>(thread), device_->pool.size(), nullptr).share(placed_tokens_, kPrepareRows);
 }
 
 std::unique_ptr<Cache> Program::create_cache(const CacheSize& size) const {
@@ -250,15 +268,21 @@ void Program::reserve(int64_t tokens, int64_t rows) {
   placed_tokens_ = -1;
   const int64_t counts[3] = {0, tokens, rows};
   for (int lead : {1, 2}) arenas_[lead].grow(static_cast<size_t>(unit_bytes_[lead] * counts[lead] + 64));
+  const Size size = size_of(tokens, rows);
+  const int threads = device_->pool.size();
   Scratch most;
-  for (const auto& task : tasks_) {
-    const Scratch s = task->scratch(tokens, rows, device_->pool.size());
-    most.shared = std::max(most.shared, s.shared);
+  size_t alone = 0;  // shared scratch of a task that a thread runs alone
+  for (size_t i = 0; i < tasks_.size(); ++i) {
+    const bool by_tokens = schedules_[static_cast<size_t>(size)].by_tokens[i];
+    const Scratch s = by_tokens ? tasks_[i]->scratch(Team(0, threads, nullptr).share(tokens, kPrepareRows).end, rows, 1)
+                                : tasks_[i]->scratch(tokens, rows, threads);
     most.own = std::max(most.own, s.own);
+    (by_tokens ? alone : most.shared) = std::max(by_tokens ? alone : most.shared, s.shared);
   }
   shared_.grow(most.shared + 64);
+  own_room_ = (most.own + 63) / 64 * 64;
   for (size_t i = 0; i < own_.size(); ++i) {
-    own_[i].grow(most.own + 64);
+    own_[i].grow(own_room_ + alone + 64);
     own_at_[i] = own_[i].memory.get();
   }
   for (size_t i = 0; i < values_.size(); ++i) {
@@ -267,9 +291,20 @@ void Program::reserve(int64_t tokens, int64_t rows) {
     const int lead = static_cast<int>(v.arena);
     at_[i] = arenas_[lead].memory.get() + v.offset * counts[lead];
   }
-  if (tokens <= kReplicate && rows <= kReplicate) place_private(tokens, rows);
   placed_tokens_ = tokens;
   placed_rows_ = rows;
+  if (size == Size::small) place_private(tokens, rows);
+  if (size == Size::large)
+    for (size_t i = 0; i < values_.size(); ++i) point_to_own_tokens(static_cast<int>(i));
+}
+
+// Where each thread's own tokens begin.
+void Program::point_to_own_tokens(int value) {
+  const auto index = static_cast<size_t>(value);
+  const Value& v = values_[index];
+  if (v.lead != Lead::tokens || !at_[index]) return;
+  for (size_t t = 0; t < private_at_.size(); ++t)
+    private_at_[t][index] = static_cast<uint8_t*>(at_[index]) + own_tokens(t).begin * v.row_bytes();
 }
 
 // Each thread's own copy of both arenas, for the results of replicated tasks.
@@ -280,7 +315,7 @@ void Program::place_private(int64_t tokens, int64_t rows) {
     private_at_[t] = at_;
     for (size_t i = 0; i < values_.size(); ++i) {
       const int lead = static_cast<int>(values_[i].arena);
-      if (small_.is_private[i])
+      if (schedules_[static_cast<size_t>(Size::small)].is_private[i])
         private_at_[t][i] = private_[t].memory.get() + start[lead] + values_[i].offset * counts[lead];
     }
   }
@@ -288,6 +323,7 @@ void Program::place_private(int64_t tokens, int64_t rows) {
 
 void Program::bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t input_count) {
   int32_t next = 0;
+  const Size size = size_of(run_.tokens, run_.rows);
   for (const Input& input : inputs_) {
     const Value& v = values_[static_cast<size_t>(input.value)];
     const auto index = static_cast<size_t>(input.value);
@@ -296,8 +332,9 @@ void Program::bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t 
     if (input.source == Source::positions) at = const_cast<int64_t*>(step.positions);
     if (input.source == Source::rows) at = const_cast<int64_t*>(step.row_indices);
     if (input.source == Source::host) at = host_input(v, inputs, next++, input_count);
-    if (is_small())
+    if (size == Size::small)
       for (auto& table : private_at_) table[index] = at;
+    if (size == Size::large) point_to_own_tokens(input.value);
   }
   if (next != input_count) throw Error(DT_INVALID, text("[run] %d inputs came, the part has %d", input_count, next));
 }
@@ -345,15 +382,32 @@ void Program::run(const Cache* cache, const dt_step& step, const dt_tensor* inpu
   }
 }
 
-void Program::run_tasks(Team& team) const {
-  const bool small = is_small();
-  const Schedule& plan = small ? small_ : large_;
-  Run run = run_;
-  if (small) run.at = private_at_[static_cast<size_t>(team.index())].data();
+Program::Side Program::side_of(const Team& team) const {
+  const auto thread = static_cast<size_t>(team.index());
+  const Size size = size_of(run_.tokens, run_.rows);
+  Side side{run_, run_};
+  if (size == Size::small) side.all.at = private_at_[thread].data();
+  if (size != Size::large) return side;
+  const Range mine = own_tokens(thread);
+  side.own.tokens = mine.end - mine.begin;
+  side.own.at = private_at_[thread].data();
+  side.own.own = &own_at_[thread];
+  side.own.shared = own_at_[thread] + own_room_;
+  return side;
+}
+
+void Program::run_task(size_t i, const Schedule& plan, const Side& side, Team& team) const {
   Team alone(0, 1, nullptr);
+  const bool by_tokens = plan.by_tokens[i];
+  tasks_[i]->run(by_tokens ? side.own : side.all, by_tokens || plan.replicated[i] ? alone : team);
+}
+
+void Program::run_tasks(Team& team) const {
+  const Schedule& plan = schedule();
+  const Side side = side_of(team);
   for (size_t i = 0; i < tasks_.size(); ++i) {
     if (plan.barrier_before[i]) team.barrier();
-    tasks_[i]->run(run, plan.replicated[i] ? alone : team);
+    run_task(i, plan, side, team);
   }
 }
 
@@ -364,17 +418,15 @@ void Program::profile(bool on) {
 
 // As run_tasks, with all threads meeting after each task, so that its time is that of the slowest.
 void Program::run_timed(Team& team) {
-  const Schedule& plan = is_small() ? small_ : large_;
-  Run run = run_;
-  if (is_small()) run.at = private_at_[static_cast<size_t>(team.index())].data();
-  Team alone(0, 1, nullptr);
+  const Schedule& plan = schedule();
+  const Side side = side_of(team);
   const auto now = [] {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
   };
   team.barrier();
   int64_t begin = now();
   for (size_t i = 0; i < tasks_.size(); ++i) {
-    tasks_[i]->run(run, plan.replicated[i] ? alone : team);
+    run_task(i, plan, side, team);
     team.barrier();
     if (team.index() != 0) continue;
     const int64_t end = now();

@@ -123,6 +123,8 @@ Floats story(const Model& model, const char* isa, int threads) {
   feed({1, 40, 3});
   feed({1, 1});
   for (int i = 0; i < 2; ++i) feed(std::vector<int64_t>(Session::kSequences, 1));
+  feed({71, 60, 5, 1});  // a large step for 4 threads too
+  feed({1, 2});
   return all;
 }
 

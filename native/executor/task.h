@@ -34,6 +34,8 @@ struct Run {
 
 // Steps of up to so many tokens and rows replicate small work instead of sharing it out.
 constexpr int64_t kReplicate = 2;
+// Steps of at least so many tokens per thread give each thread tokens of its own.
+constexpr int64_t kTokensEach = 32;
 
 struct Scratch {
   size_t shared = 0, own = 0;  // bytes
@@ -46,12 +48,16 @@ class Task {
   // Called by every thread of the team with the same Run. Must not throw or allocate.
   virtual void run(const Run&, Team&) const = 0;
 
-  // Scratch for a step of that size. Shared scratch is not kept from one task to the next.
+  // Scratch for a step of that size or a smaller one. Shared scratch is not kept from one task to the next.
   virtual Scratch scratch(int64_t /*tokens*/, int64_t /*rows*/, int /*threads*/) const { return {}; }
 
   // True: so little work per row that for a few rows each thread does all of it for itself, which saves a barrier. Its
   // results are then private to each thread. Must not use scratch.
   virtual bool replicable() const { return false; }
+
+  // True: a row of the results depends on the same row of the inputs alone. In large steps each thread then runs all of it
+  // for tokens of its own, as a team of one: what it needs next lies in its own core's cache, and nobody waits.
+  virtual bool row_wise() const { return replicable(); }
 
   // Looks at the numbers in the step (token ids, rows) before anything runs. Throws Error(DT_INVALID).
   virtual void check(const Run&) const {}

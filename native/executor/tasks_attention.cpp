@@ -1,9 +1,10 @@
 // attention: put the new keys and values into the cache, then let every new token look at its sequence's cache.
 //
 // The work is cut into items: (sequence, K/V head, tile of query rows), where the rows of a K/V head are its query
-// heads for all new tokens of the sequence: K and V are read once for all of them. Items go round robin to the threads;
-// neighbours cost the same. Decoding few long sequences gives fewer items than threads: then each item's keys are cut
-// into parts, whose results are merged after a barrier.
+// heads for all new tokens of the sequence: K and V are read once for all of them. Items are ordered by token, and each
+// thread takes a stretch of them that costs as much as any other's: of a prompt, nearly the tokens that it made the queries
+// of (Program's large steps). Decoding few long sequences gives fewer items than threads: then each item's keys are cut
+// into parts, which go round robin to the threads, and whose results are merged after a barrier.
 //
 // Whatever the cut, the same numbers are added in the same order (ADR 0027): keys are taken in pieces of kPiece, which are
 // merged as the leaves of a binary tree over the whole sequence; a part is a subtree.
@@ -93,23 +94,24 @@ class Attention : public Task {
       team.barrier();
     }
     float* own = reinterpret_cast<float*>(run.own[team.index()]);
-    int64_t i = 0;
+    if (plan.parts > 1) {
+      run_parts(run, team, plan, own);
+      return merge(run, team, plan);
+    }
+    int64_t total = 0, before = 0;
     for (int64_t s = 0; s < run.sequences; ++s)
-      for (int64_t h = 0; h < heads_; ++h)
-        for (int64_t tile = 0; tile < tiles(run, s); ++tile, ++i)
-          for (int64_t part = 0; part < plan.parts; ++part) {
-            if ((i + part) % team.size() != team.index()) continue;
-            const int64_t own_row = run.query_starts[s] * heads_ + h;
-            if (plan.store_inside) store(run, layer, {own_row, own_row + 1}, s);
-            const Item item{s, h, tile};
-            if (plan.parts == 1) {
-              finish(run, item, attend(run, layer, item, 0, 0, own));
-            } else {
-              const float* result = attend(run, layer, item, plan.size, part, own);
-              if (result) std::copy_n(result, partial_floats(), shared_partial(run, i * plan.parts + part));
-            }
-          }
-    if (plan.parts > 1) merge(run, team, plan);
+      for (int64_t tile = 0; tile < tiles(run, s); ++tile) total += heads_ * cost(run, {s, 0, tile});
+    for (int64_t s = 0; s < run.sequences; ++s)
+      for (int64_t tile = 0; tile < tiles(run, s); ++tile)
+        for (int64_t h = 0; h < heads_; ++h) {
+          const Item item{s, h, tile};
+          const int64_t mine = cost(run, item), middle = before + mine / 2;
+          before += mine;
+          if (middle * team.size() / total != team.index()) continue;
+          const int64_t own_row = run.query_starts[s] * heads_ + h;
+          if (plan.store_inside) store(run, layer, {own_row, own_row + 1}, s);
+          finish(run, item, attend(run, layer, item, 0, 0, own));
+        }
   }
 
  private:
@@ -207,6 +209,12 @@ class Attention : public Task {
     return {first_key(position_of(run, item, 0)) / kPiece, last / kPiece + 1};
   }
 
+  // Of an item, in keys: those that its rows see, and what it costs to begin.
+  int64_t cost(const Run& run, const Item& item) const {
+    constexpr int64_t kBegin = 32;
+    return position_of(run, item, rows_of(run, item) - 1) - first_key(position_of(run, item, 0)) + 1 + kBegin;
+  }
+
   // The result of the item's part of `size` pieces, in `own`; of all its keys where size is 0; null where it has none.
   const float* attend(const Run& run, const CacheLayer& layer, const Item& item, int64_t size, int64_t part,
                       float* own) const {
@@ -271,6 +279,19 @@ class Attention : public Task {
   static float with_sink(float top, float sum, float sink) {
     const float most = std::max(top, sink), mine = std::exp(top - most);
     return mine / (sum * mine + std::exp(sink - most));
+  }
+
+  void run_parts(const Run& run, const Team& team, const Plan& plan, float* own) const {
+    const CacheLayer& layer = run.cache->at(cache_index_);
+    int64_t i = 0;
+    for (int64_t s = 0; s < run.sequences; ++s)
+      for (int64_t h = 0; h < heads_; ++h)
+        for (int64_t tile = 0; tile < tiles(run, s); ++tile, ++i)
+          for (int64_t part = 0; part < plan.parts; ++part) {
+            if ((i + part) % team.size() != team.index()) continue;
+            const float* result = attend(run, layer, {s, h, tile}, plan.size, part, own);
+            if (result) std::copy_n(result, partial_floats(), shared_partial(run, i * plan.parts + part));
+          }
   }
 
   void merge(const Run& run, Team& team, const Plan& plan) const {

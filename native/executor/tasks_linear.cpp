@@ -86,10 +86,12 @@ class LinearTask : public Task {
       if (m.kernel->scratch_bytes && n) kernel = std::max(kernel, round_up(m.kernel->scratch_bytes(m.view, n)));
     Scratch s;
     s.own = kernel;
-    if (glu_ && n) s.own += round_up(static_cast<size_t>(n * glu_chunk(n, threads)) * 4);
+    if (glu_ && n) s.own += round_up(static_cast<size_t>(std::min(n * glu_share(threads), std::max(kGluChunk, n * glu_least()))) * 4);
     (n <= kReplicate ? s.own : s.shared) += prepared;
     return s;
   }
+
+  bool row_wise() const override { return true; }
 
   void run(const Run& run, Team& team) const override {
     const int64_t n = run.count(lead_);
@@ -146,12 +148,17 @@ class LinearTask : public Task {
 
   // Outputs per chunk of run_glu: all of a thread's share where it is small enough.
   int64_t glu_chunk(int64_t n, int threads) const {
-    const int64_t multiple = glu_multiple(), out = matrices_[0].view.out;
-    const int64_t share = ((out + multiple - 1) / multiple + threads - 1) / threads * multiple;
-    const int64_t fits = kGluChunk / n / multiple * multiple;
-    const int64_t least = (64 + multiple - 1) / multiple * multiple;  // below, a call costs more than its work
-    return std::min(share, std::max(fits, least));
+    const int64_t multiple = glu_multiple(), fits = kGluChunk / n / multiple * multiple;
+    return std::min(glu_share(threads), std::max(fits, glu_least()));
   }
+
+  int64_t glu_share(int threads) const {
+    const int64_t multiple = glu_multiple(), out = matrices_[0].view.out;
+    return ((out + multiple - 1) / multiple + threads - 1) / threads * multiple;
+  }
+
+  // Below, a call costs more than its work.
+  int64_t glu_least() const { return (64 + glu_multiple() - 1) / glu_multiple() * glu_multiple(); }
 
   int64_t glu_multiple() const {
     const int64_t a = matrices_[0].kernel->out_multiple, b = matrices_[1].kernel->out_multiple;
