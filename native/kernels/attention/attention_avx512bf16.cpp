@@ -32,6 +32,19 @@ inline __m512 exp2_rough(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
+// Lane r = all of rows[r] put together by `op`, in the same order for every row.
+template <class Op>
+inline __m512 reduce8(const __m512 rows[8], Op op) {
+  __m512 u[4], v[2];
+  UNROLL for (int i = 0; i < 4; ++i)  // two rows, eight lanes each
+    u[i] = op(_mm512_shuffle_f32x4(rows[2 * i], rows[2 * i + 1], 0x44), _mm512_shuffle_f32x4(rows[2 * i], rows[2 * i + 1], 0xee));
+  UNROLL for (int i = 0; i < 2; ++i)  // four rows, a quarter each
+    v[i] = op(_mm512_shuffle_f32x4(u[2 * i], u[2 * i + 1], 0x88), _mm512_shuffle_f32x4(u[2 * i], u[2 * i + 1], 0xdd));
+  const __m512 w = op(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+  const __m512 all = op(w, _mm512_shuffle_ps(w, w, 0x4e));
+  return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0), all);
+}
+
 template <int R>
 struct PairProducts {
   static constexpr int kAtOnce = R == 1 ? 4 : R <= 3 ? 2 : 1;  // enough sums in flight to hide the latency
@@ -62,31 +75,35 @@ struct PairProducts {
     }
   }
 
-  // As softmax_update of every row, but the weights go to `rounded`, and all rows' shrink is one exponential.
+  // As softmax_update of every row, but the weights go to `rounded`, and what is one number per row is done for all at once.
   void softmax(float (*scores)[kChunk], int64_t start, int64_t at, int64_t n, float* shrink) {
-    alignas(64) float step[16] = {}, total[R];
+    __m512 rows[8];
+    UNROLL for (int r = 0; r < 8; ++r) rows[r] = r < R ? (__m512)hide_unseen(a, row0 + r, scores[r < R ? r : 0], start, at, n) : _mm512_setzero_ps();
+    const auto mine = static_cast<__mmask16>((1u << R) - 1);
+    const __m512 before = _mm512_maskz_loadu_ps(mine, a.max + row0), log2e = _mm512_set1_ps(kLog2E);
+    const __m512 top = reduce8(rows, [](__m512 x, __m512 y) __attribute__((always_inline)) { return _mm512_max_ps(x, y); });
+    const __m512 most = _mm512_mask_mov_ps(before, _mm512_cmp_ps_mask(top, before, _CMP_GT_OQ), top);
+    const __mmask16 some = _mm512_cmp_ps_mask(most, _mm512_set1_ps(kMinusInf), _CMP_NEQ_UQ);
+    const __m512 step = exp2_rough(_mm512_maskz_mul_ps(some, _mm512_sub_ps(before, most), log2e));  // -inf - most at the first chunk
+    alignas(64) float shift[16];
+    _mm512_store_ps(shift, _mm512_maskz_mul_ps(some, most, log2e));
     UNROLL for (int r = 0; r < R; ++r) {
-      const float most = finish_scores(a, row0 + r, scores[r], start, at, n);
-      const bool none = most == kMinusInf;
-      const __m512 scale = _mm512_set1_ps(kLog2E), shift = _mm512_set1_ps(none ? 0 : -most * kLog2E);
+      const __m512 less = _mm512_set1_ps(shift[r]);
       __m512 sums = _mm512_setzero_ps();
       for (int64_t i = at; i < n; i += 32) {
         __m512 p[2];
         UNROLL for (int k = 0; k < 2; ++k) {
-          p[k] = exp2_rough(_mm512_fmadd_ps(_mm512_load_ps(&scores[r][i + 16 * k]), scale, shift));
+          p[k] = exp2_rough(_mm512_fmsub_ps(_mm512_load_ps(&scores[r][i + 16 * k]), log2e, less));
           sums = _mm512_add_ps(sums, p[k]);
         }
         _mm512_store_si512(&rounded[r][i], (__m512i)_mm512_cvtne2ps_pbh(p[1], p[0]));
       }
-      total[r] = sum((Vec)sums);
-      step[r] = none ? 0 : (a.max[row0 + r] - most) * kLog2E;  // -inf at the first chunk
-      a.max[row0 + r] = most;
+      rows[r] = sums;
     }
-    _mm512_store_ps(step, exp2_rough(_mm512_load_ps(step)));
-    UNROLL for (int r = 0; r < R; ++r) {
-      shrink[r] = step[r];
-      a.sum[row0 + r] = a.sum[row0 + r] * step[r] + total[r];
-    }
+    const __m512 total = reduce8(rows, [](__m512 x, __m512 y) __attribute__((always_inline)) { return _mm512_add_ps(x, y); });
+    _mm512_mask_storeu_ps(shrink, mine, step);
+    _mm512_mask_storeu_ps(a.max + row0, mine, most);
+    _mm512_mask_storeu_ps(a.sum + row0, mine, _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mine, a.sum + row0), step, total));
   }
 
   void weigh(const Chunk& chunk, const float (*)[kChunk], const float* shrink) const {

@@ -74,9 +74,9 @@ inline Vec soft_cap(Vec s, float cap) {
   return cap * (1.0f - 2.0f / (e + 1.0f));  // tanh
 }
 
-// Scores of one row: softcap and bias, unseen keys get -inf. Returns the row's largest score so far, -inf if it saw none.
+// Scores of one row: softcap and bias, unseen keys get -inf. Returns the largest of each lane, -inf if the row saw none.
 // `start` is the key of scores[0]; scores [at, n), both multiples of kBlockSize, are there.
-inline float finish_scores(const AttentionArgs& a, int r, float* scores, int64_t start, int64_t at, int64_t n) {
+inline Vec hide_unseen(const AttentionArgs& a, int r, float* scores, int64_t start, int64_t at, int64_t n) {
   int64_t from = (a.begin > a.first[r] ? a.begin : a.first[r]) - start;
   int64_t to = (a.end < a.last[r] ? a.end : a.last[r]) - start;
   from = from < 0 ? 0 : from < n ? from : n;
@@ -98,7 +98,12 @@ inline float finish_scores(const AttentionArgs& a, int r, float* scores, int64_t
     }
   }
   for (int64_t i = at; i < n; i += kLanes) top = max(load(scores + i), top);
-  const float most = largest(top);
+  return top;
+}
+
+// As hide_unseen. Returns the row's largest score so far, -inf if it saw none.
+inline float finish_scores(const AttentionArgs& a, int r, float* scores, int64_t start, int64_t at, int64_t n) {
+  const float most = largest(hide_unseen(a, r, scores, start, at, n));
   return most > a.max[r] ? most : a.max[r];
 }
 
