@@ -126,6 +126,19 @@ inline uint16_t to_f16(float f) {
 // e^x to within 2 units in the last place; 0 below -87.3, e^88.7 above 88.7; NaN of NaN.
 // Cephes expf: x = n ln2 + r, polynomial of degree 5 in r, scaled by 2^n through the exponent bits.
 inline Vec exp(Vec argument) {
+#if defined(__AVX512F__)  // the same, where rounding and scaling are instructions of units that multiply nothing
+  const __m512 a = (__m512)argument, bounded = _mm512_max_ps(_mm512_set1_ps(-87.33f), _mm512_min_ps(_mm512_set1_ps(88.7f), a));
+  const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(bounded, _mm512_set1_ps(1.44269504f)), 0);
+  const __m512 part = _mm512_fnmadd_ps(whole, _mm512_set1_ps(-2.12194440e-4f), _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), bounded));
+  __m512 sum = _mm512_set1_ps(1.9875691500e-4f);
+  sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(1.3981999507e-3f));
+  sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(8.3334519073e-3f));
+  sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(4.1665795894e-2f));
+  sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(1.6666665459e-1f));
+  sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(5.0000001201e-1f));
+  sum = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(part, part), sum, part), _mm512_set1_ps(1.0f));
+  return (Vec)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(a, _mm512_set1_ps(-87.33f), _CMP_NLT_UQ), sum, whole);
+#else
   const Vec x = max(splat(-87.33f), min(splat(88.7f), argument));  // in this order a NaN passes
   const Vec shifter = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec n = (x * 1.44269504f + shifter) - shifter;
@@ -139,6 +152,7 @@ inline Vec exp(Vec argument) {
   const Vec y = p * r * r + r + 1.0f;
   const VecI power = (__builtin_convertvector(n, VecI) + 127) << 23;
   return argument < -87.33f ? Vec{} : y * as_float(power);
+#endif
 }
 
 }  // namespace
