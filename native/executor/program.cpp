@@ -24,7 +24,9 @@ Program::Program(std::shared_ptr<Device> device, const dt_part& part, const Prog
   read_caches(part);
   place_temps(part);
   build_tasks(part);
-  for (const Size size : {Size::small, Size::medium, Size::large}) schedules_[static_cast<size_t>(size)] = plan_schedule(size);
+  const Steps steps{values_, tasks_, reads_, writes_, outputs_, device_->pool.size()};
+  for (const StepSize size : {StepSize::small, StepSize::medium, StepSize::large})
+    schedules_[static_cast<size_t>(size)] = plan_schedule(steps, size, unit_bytes_[static_cast<int>(Lead::tokens)]);
   at_.assign(values_.size(), nullptr);
   own_.resize(static_cast<size_t>(device_->pool.size()));
   own_at_.assign(own_.size(), nullptr);
@@ -171,70 +173,6 @@ void Program::build_tasks(const dt_part& part) {
       throw Error(DT_INVALID, text("[cpu] part output `%.120s` is made by no node", values_[static_cast<size_t>(output)].name.c_str()));
 }
 
-// A barrier stands before a task that touches bytes which a task since the last barrier wrote, or that writes bytes
-// which one read. Shared scratch is such bytes too: a task that uses it waits for the last user. Private results are
-// not: each thread has its own. Part outputs are never private.
-Program::Schedule Program::plan_schedule(Size size) const {
-  Schedule plan;
-  const bool small = size == Size::small;
-  plan.is_private.assign(values_.size(), false);
-  std::vector<Span> read, written;
-  bool shared_used = false;
-  for (size_t i = 0; i < tasks_.size(); ++i) {
-    const bool is_output = std::any_of(writes_[i].begin(), writes_[i].end(), [&](int v) {
-      return std::find(outputs_.begin(), outputs_.end(), v) != outputs_.end();
-    });
-    const bool replicated = small && tasks_[i]->replicable() && !is_output;
-    const bool by_tokens = size == Size::large && can_go_by_tokens(i);
-    plan.replicated.push_back(replicated);
-    plan.by_tokens.push_back(by_tokens);
-    for (int v : writes_[i]) plan.is_private[static_cast<size_t>(v)] = replicated;
-    auto spans = [&](const std::vector<int>& values) {
-      std::vector<Span> result;
-      for (int index : values) {
-        const Value& v = values_[static_cast<size_t>(index)];
-        if (!plan.is_private[static_cast<size_t>(index)]) result.push_back({v.arena, v.offset, v.offset + v.size, by_tokens});
-      }
-      return result;
-    };
-    const std::vector<Span> reads = spans(reads_[i]), writes = spans(writes_[i]);
-    auto clash = [](const std::vector<Span>& a, const std::vector<Span>& b) {
-      return std::any_of(a.begin(), a.end(), [&](const Span& x) {
-        return std::any_of(b.begin(), b.end(), [&](const Span& y) { return x.clashes(y); });
-      });
-    };
-    const int64_t most = small ? kReplicate : kReplicate + 1;
-    const bool shared = !by_tokens && tasks_[i]->scratch(most, most, device_->pool.size()).shared > 0;
-    const bool wait = clash(reads, written) || clash(writes, written) || clash(writes, read) || (shared && shared_used);
-    if (wait) {
-      read.clear();
-      written.clear();
-      shared_used = false;
-    }
-    plan.barrier_before.push_back(wait);
-    read.insert(read.end(), reads.begin(), reads.end());
-    written.insert(written.end(), writes.begin(), writes.end());
-    shared_used = shared_used || shared;
-  }
-  return plan;
-}
-
-// Everything that the task reads and writes has a row per token.
-bool Program::can_go_by_tokens(size_t task) const {
-  const auto has_tokens = [&](int value) { return values_[static_cast<size_t>(value)].lead == Lead::tokens; };
-  return tasks_[task]->row_wise() && std::all_of(reads_[task].begin(), reads_[task].end(), has_tokens) &&
-         std::all_of(writes_[task].begin(), writes_[task].end(), has_tokens);
-}
-
-Program::Size Program::size_of(int64_t tokens, int64_t rows) const {
-  if (tokens <= kReplicate && rows <= kReplicate) return Size::small;
-  return device_->pool.size() > 1 && tokens >= kTokensEach * device_->pool.size() ? Size::large : Size::medium;
-}
-
-Range Program::own_tokens(size_t thread) const {
-  return Team(static_cast<int>(thread), device_->pool.size(), nullptr).share(placed_tokens_, kPrepareRows);
-}
-
 std::unique_ptr<Cache> Program::create_cache(const CacheSize& size) const {
   return std::make_unique<Cache>(caches_, cache_type_, size);
 }
@@ -266,18 +204,33 @@ void Program::Block::grow(size_t bytes) {
 void Program::reserve(int64_t tokens, int64_t rows) {
   if (tokens == placed_tokens_ && rows == placed_rows_) return;
   placed_tokens_ = -1;
-  const int64_t counts[3] = {0, tokens, rows};
-  for (int lead : {1, 2}) arenas_[lead].grow(static_cast<size_t>(unit_bytes_[lead] * counts[lead] + 64));
-  const Size size = size_of(tokens, rows);
+  run_.tokens = tokens;
+  run_.rows = rows;
+  const Schedule& plan = schedule();
+  const int64_t counts[3] = {0, tokens, rows}, bytes[3] = {0, plan.token_bytes, unit_bytes_[2]};
+  for (int lead : {1, 2}) arenas_[lead].grow(static_cast<size_t>(bytes[lead] * counts[lead] + 64));
+  reserve_scratch(plan, tokens, rows);
+  for (size_t i = 0; i < values_.size(); ++i) {
+    const Value& v = values_[i];
+    if (v.kind != DT_TEMP) continue;
+    const int lead = static_cast<int>(v.arena);
+    at_[i] = plan.is_private[i] ? nullptr : arenas_[lead].memory.get() + plan.offset[i] * counts[lead];
+  }
+  if (size() != StepSize::medium) place_private(plan, tokens, rows);
+  placed_tokens_ = tokens;
+  placed_rows_ = rows;
+}
+
+void Program::reserve_scratch(const Schedule& plan, int64_t tokens, int64_t rows) {
   const int threads = device_->pool.size();
   Scratch most;
-  size_t alone = 0;  // shared scratch of a task that a thread runs alone
+  size_t alone = 0;  // shared scratch of a task that a thread runs for its own tokens
   for (size_t i = 0; i < tasks_.size(); ++i) {
-    const bool by_tokens = schedules_[static_cast<size_t>(size)].by_tokens[i];
-    const Scratch s = by_tokens ? tasks_[i]->scratch(Team(0, threads, nullptr).share(tokens, kPrepareRows).end, rows, 1)
-                                : tasks_[i]->scratch(tokens, rows, threads);
+    const int64_t count = plan.by_tokens[i] ? own_tokens(tokens, threads, 0).end : tokens;  // the first thread has the most
+    const Scratch s = tasks_[i]->scratch(count, rows, plan.by_tokens[i] ? 1 : threads);
+    size_t& shared = plan.by_tokens[i] ? alone : most.shared;
+    shared = std::max(shared, s.shared);
     most.own = std::max(most.own, s.own);
-    (by_tokens ? alone : most.shared) = std::max(by_tokens ? alone : most.shared, s.shared);
   }
   shared_.grow(most.shared + 64);
   own_room_ = (most.own + 63) / 64 * 64;
@@ -285,45 +238,35 @@ void Program::reserve(int64_t tokens, int64_t rows) {
     own_[i].grow(own_room_ + alone + 64);
     own_at_[i] = own_[i].memory.get();
   }
-  for (size_t i = 0; i < values_.size(); ++i) {
-    const Value& v = values_[i];
-    if (v.kind != DT_TEMP) continue;
-    const int lead = static_cast<int>(v.arena);
-    at_[i] = arenas_[lead].memory.get() + v.offset * counts[lead];
-  }
-  placed_tokens_ = tokens;
-  placed_rows_ = rows;
-  if (size == Size::small) place_private(tokens, rows);
-  if (size == Size::large)
-    for (size_t i = 0; i < values_.size(); ++i) point_to_own_tokens(static_cast<int>(i));
 }
 
-// Where each thread's own tokens begin.
-void Program::point_to_own_tokens(int value) {
-  const auto index = static_cast<size_t>(value);
-  const Value& v = values_[index];
-  if (v.lead != Lead::tokens || !at_[index]) return;
-  for (size_t t = 0; t < private_at_.size(); ++t)
-    private_at_[t][index] = static_cast<uint8_t*>(at_[index]) + own_tokens(t).begin * v.row_bytes();
-}
-
-// Each thread's own copy of both arenas, for the results of replicated tasks.
-void Program::place_private(int64_t tokens, int64_t rows) {
+// Each thread's own temps, and in large steps where its own tokens begin in the others.
+void Program::place_private(const Schedule& plan, int64_t tokens, int64_t rows) {
+  const int threads = device_->pool.size();
+  if (size() == StepSize::large) tokens = own_tokens(tokens, threads, 0).end, rows = 0;
   const int64_t start[3] = {0, 0, (unit_bytes_[1] * tokens + 63) / 64 * 64}, counts[3] = {0, tokens, rows};
   for (size_t t = 0; t < private_.size(); ++t) {
     private_[t].grow(static_cast<size_t>(start[2] + unit_bytes_[2] * rows + 64));
-    private_at_[t] = at_;
     for (size_t i = 0; i < values_.size(); ++i) {
       const int lead = static_cast<int>(values_[i].arena);
-      if (schedules_[static_cast<size_t>(Size::small)].is_private[i])
+      if (plan.is_private[i])
         private_at_[t][i] = private_[t].memory.get() + start[lead] + values_[i].offset * counts[lead];
+      else
+        point_to_own(t, i);
     }
   }
 }
 
+// Where the thread's own tokens of a value that all share begin; of other sizes of step and other values, where it begins.
+void Program::point_to_own(size_t thread, size_t value) {
+  const Value& v = values_[value];
+  void*& to = private_at_[thread][value] = at_[value];
+  if (to && v.lead == Lead::tokens && size() == StepSize::large)
+    to = static_cast<uint8_t*>(to) + own_tokens(run_.tokens, device_->pool.size(), static_cast<int>(thread)).begin * v.row_bytes();
+}
+
 void Program::bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t input_count) {
   int32_t next = 0;
-  const Size size = size_of(run_.tokens, run_.rows);
   for (const Input& input : inputs_) {
     const Value& v = values_[static_cast<size_t>(input.value)];
     const auto index = static_cast<size_t>(input.value);
@@ -332,9 +275,8 @@ void Program::bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t 
     if (input.source == Source::positions) at = const_cast<int64_t*>(step.positions);
     if (input.source == Source::rows) at = const_cast<int64_t*>(step.row_indices);
     if (input.source == Source::host) at = host_input(v, inputs, next++, input_count);
-    if (size == Size::small)
-      for (auto& table : private_at_) table[index] = at;
-    if (size == Size::large) point_to_own_tokens(input.value);
+    if (size() != StepSize::medium)
+      for (size_t t = 0; t < private_at_.size(); ++t) point_to_own(t, index);
   }
   if (next != input_count) throw Error(DT_INVALID, text("[run] %d inputs came, the part has %d", input_count, next));
 }
@@ -384,11 +326,10 @@ void Program::run(const Cache* cache, const dt_step& step, const dt_tensor* inpu
 
 Program::Side Program::side_of(const Team& team) const {
   const auto thread = static_cast<size_t>(team.index());
-  const Size size = size_of(run_.tokens, run_.rows);
   Side side{run_, run_};
-  if (size == Size::small) side.all.at = private_at_[thread].data();
-  if (size != Size::large) return side;
-  const Range mine = own_tokens(thread);
+  if (size() == StepSize::small) side.all.at = private_at_[thread].data();
+  if (size() != StepSize::large) return side;
+  const Range mine = own_tokens(run_.tokens, team.size(), team.index());
   side.own.tokens = mine.end - mine.begin;
   side.own.at = private_at_[thread].data();
   side.own.own = &own_at_[thread];

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/mapped_file.h"
-#include "executor/task.h"
+#include "executor/schedule.h"
 
 namespace datong {
 
@@ -63,33 +63,12 @@ class Program {
     int value;
     Source source;
   };
-  struct Span {  // a temp's place in an arena
-    Lead arena;
-    int64_t begin, end;
-    bool by_tokens;  // each thread touches the rows of its own tokens alone
-    // Do two threads meet there?
-    bool clashes(const Span& o) const {
-      if (by_tokens && o.by_tokens && begin == o.begin && end == o.end) return false;
-      return arena == o.arena && begin < o.end && o.begin < end;
-    }
-  };
-
-  // Steps are of three sizes: small ones (kReplicate) do some tasks in every thread, large ones (kTokensEach) give each
-  // thread tokens of its own, those between share out every task.
-  enum class Size { small, medium, large };
-  struct Schedule {
-    std::vector<bool> barrier_before, replicated, by_tokens;  // by task
-    std::vector<bool> is_private;                             // by value: made by a replicated task
-  };
-
   void read_values(const dt_part& part);
   void read_inputs(const dt_part& part);
   void read_caches(const dt_part& part);
   void place_temps(const dt_part& part);
   void build_tasks(const dt_part& part);
   void check_defined(const NodeView& node, std::vector<bool>& defined) const;
-  Schedule plan_schedule(Size size) const;
-  bool can_go_by_tokens(size_t task) const;
   void check_step(const dt_step& step, const Cache* cache);
   void check_sequences(const dt_step& step) const;
   void check_tables(const dt_step& step, const int32_t* tables, int64_t width, int64_t blocks, int64_t window) const;
@@ -97,9 +76,9 @@ class Program {
   void bind_inputs(const dt_step& step, const dt_tensor* inputs, int32_t input_count);
   void* host_input(const Value& v, const dt_tensor* inputs, int32_t i, int32_t count) const;
   void reserve(int64_t tokens, int64_t rows);
-  void place_private(int64_t tokens, int64_t rows);
-  void point_to_own_tokens(int value);
-  Range own_tokens(size_t thread) const;
+  void reserve_scratch(const Schedule& plan, int64_t tokens, int64_t rows);
+  void place_private(const Schedule& plan, int64_t tokens, int64_t rows);
+  void point_to_own(size_t thread, size_t value);
   struct Side {    // one thread's side of a step
     Run all, own;  // own: the thread's own tokens alone
   };
@@ -107,8 +86,8 @@ class Program {
   void run_task(size_t i, const Schedule& plan, const Side& side, Team& team) const;
   void run_tasks(Team& team) const;
   void run_timed(Team& team);
-  Size size_of(int64_t tokens, int64_t rows) const;
-  const Schedule& schedule() const { return schedules_[static_cast<size_t>(size_of(run_.tokens, run_.rows))]; }
+  StepSize size() const { return step_size(run_.tokens, run_.rows, device_->pool.size()); }
+  const Schedule& schedule() const { return schedules_[static_cast<size_t>(size())]; }
 
   std::shared_ptr<Device> device_;
   ProgramOptions options_;
@@ -125,7 +104,7 @@ class Program {
   PackedWeights packed_;
   std::vector<std::unique_ptr<Task>> tasks_;
   std::vector<std::vector<int>> reads_, writes_;  // temps of each task
-  Schedule schedules_[3];                         // by Size
+  Schedule schedules_[3];                         // by StepSize
   int64_t mapped_bytes_ = 0, private_bytes_ = 0;
 
   // memory of a step: grows, never shrinks
@@ -141,7 +120,7 @@ class Program {
     void grow(size_t bytes);
   };
   Block arenas_[3], shared_;
-  std::vector<Block> own_, private_;            // by thread; private_: results of replicated tasks
+  std::vector<Block> own_, private_;            // by thread; private_: temps that each has one of
   size_t own_room_ = 0;                         // of own_: behind it lies the shared scratch of a thread that runs a task alone
   std::vector<void*> at_;                       // by value
   std::vector<std::vector<void*>> private_at_;  // by thread and value, for small and large steps
