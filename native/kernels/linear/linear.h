@@ -59,7 +59,7 @@ struct Epilogue {
 
 // Rows are prepared in groups: `prepare` is called with row_begin a multiple of this, and with row_end a multiple of it
 // or the number of tokens; the buffer has room for a whole last group. So a kernel may interleave a group's rows.
-constexpr int64_t kPrepareRows = 16;
+constexpr int64_t kPrepareRows = 8;
 
 struct LinearKernel {
   const char* name;  // format and ISA: `q4_1_avx512vnni`
