@@ -7,7 +7,7 @@ knows no chip: what a plug-in can do is asked of the plug-in.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -17,7 +17,7 @@ import numpy as np
 from datong import _native, dtypes
 from datong.errors import AbiMismatch, BackendMissing, DeviceError, DtypeError, ShapeError, Unsupported
 from datong.spec.backend import CacheLayout, DeviceInfo, Limits, No, NodeTime, Placed, Yes
-from datong.spec.program import ROWS, TOKENS, Node, Part, Slot, Step, Value
+from datong.spec.program import ROWS, TOKENS, Node, Part, Program, Slot, Step, Value
 
 # Enums of backend.h.
 _KINDS = {"input": 1, "weight": 2, "const": 3, "temp": 4}
@@ -62,7 +62,9 @@ class PluginBackend:
         self.name: str = self._plugin.name
         self.api_version: tuple[int, int] = self._plugin.version
         self.option_names = None if option_names is None else frozenset(option_names)
-        self.step_tokens: int | None = None  # for spec.backend.step_tokens; the header has no word for it
+        self.step_tokens: Callable[[Program], int] | None = (
+            None  # for spec.backend.step_tokens; the header has no word for it
+        )
         self._evidence = evidence
         self._devices: WeakValueDictionary[tuple[tuple[str, str], ...], _native.Device] = WeakValueDictionary()
 

@@ -23,7 +23,7 @@ from datong.errors import FallbackWarning, InvalidRequest, Unsupported
 from datong.package.files import Progress
 from datong.package.reader import Package
 from datong.package.store import resolve
-from datong.spec.backend import Backend, Placed
+from datong.spec.backend import Placed
 from datong.spec.backend import step_tokens as step_tokens_of
 from datong.spec.program import STATE_KINDS, Program
 
@@ -93,7 +93,8 @@ def load(
     cache = tokens if cache_tokens is None else _at_least_one("cache_tokens", cache_tokens)
     _at_least_one("step_rows", step_rows)
     devices = open_devices(device, split, strict=strict)
-    step = _step(step_tokens, devices.backends[0])
+    if step_tokens is not None:
+        _at_least_one("step_tokens", step_tokens)
     if own := sorted(options.keys() & {"max_tokens", "max_rows"}):
         raise InvalidRequest("load", f"`{own[0]}` is the engine's own, it was given", "use step_tokens and step_rows")
     given = {
@@ -108,6 +109,7 @@ def load(
     program = cached_program(package, devices.backends, splits=devices.splits, strict=strict, hidden=hidden)
     if sentence := fallback_sentence(program):
         warnings.warn(f"{sentence}; `strict` refuses that", FallbackWarning, stacklevel=2)
+    step = step_tokens or step_tokens_of(devices.backends[0], program) or STEP_TOKENS
     offered = {"threads": env.threads(), "isa": env.isa(), "max_tokens": step, "max_rows": step_rows}
     offered["pack_directory"] = str(env.cache_dir() / "packed")
     settings = {name: str(value) for name, value in offered.items() if value is not None} | asked
@@ -186,10 +188,6 @@ def _context(asked: int | None, most: int) -> int:
     if _at_least_one("context", asked) > most:
         raise InvalidRequest("load", f"context should be at most {most}, the model's, got {asked}")
     return asked
-
-
-def _step(asked: int | None, first: Backend) -> int:
-    return _at_least_one("step_tokens", asked) if asked is not None else step_tokens_of(first) or STEP_TOKENS
 
 
 def _at_least_one(name: str, value: int) -> int:

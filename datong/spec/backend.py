@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from datong.spec.program import Node, Part, Step, Value
+from datong.spec.program import Node, Part, Program, Step, Value
 
 API_VERSION = (1, 3)
 
@@ -163,7 +163,8 @@ class Backend(Protocol):
 
         options: `threads`, `isa`, `cache_dtype`, `max_tokens` (largest T), `max_rows` (largest R); all optional,
         and the backend's own, such as `activations` of cpu. A backend with an attribute `option_names`, a set, is given
-        those alone; one without is given all. A whole number `step_tokens` is the most that its steps gain from.
+        those alone; one without is given all. A function `step_tokens` of a Program gives the most that its steps
+        gain from.
         Raises Unsupported for a node that `supports` refuses, DeviceError otherwise.
         """
 
@@ -174,7 +175,7 @@ def option_names(backend: Backend) -> frozenset[str] | None:
     return None if names is None else frozenset(names)
 
 
-def step_tokens(backend: Backend) -> int | None:
-    """The step from which on a larger one gains nothing, its attribute `step_tokens`. None: it does not say."""
+def step_tokens(backend: Backend, program: Program) -> int | None:
+    """The step from which on a larger one gains nothing, by its function `step_tokens`. None: it does not say."""
     wanted = getattr(backend, "step_tokens", None)
-    return None if wanted is None else int(wanted)
+    return None if wanted is None else int(wanted(program))

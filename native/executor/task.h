@@ -35,7 +35,7 @@ struct Run {
 // Steps of up to so many tokens and rows replicate small work instead of sharing it out.
 constexpr int64_t kReplicate = 2;
 // Steps of at least so many tokens per thread give each thread tokens of its own.
-constexpr int64_t kTokensEach = 32;
+constexpr int64_t kTokensEach = 16;
 
 struct Scratch {
   size_t shared = 0, own = 0;  // bytes
