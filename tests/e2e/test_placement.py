@@ -191,7 +191,7 @@ def test_the_first_device_says_how_large_steps_are():
     def step(device, **options):
         return load("llama3", device, **options).engine.scheduler.max_tokens
 
-    assert [step("cpu"), step("reference"), step("reference,cpu"), step("cpu", step_tokens=9)] == [128, 512, 512, 9]
+    assert [step("cpu"), step("reference"), step("reference,cpu"), step("cpu", step_tokens=9)] == [256, 512, 512, 9]
     with pytest.raises(InvalidRequest, match="step_tokens should be a whole number from 1, got `0`"):
         load("llama3", "cpu", step_tokens=0)
 
